@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The runtime's memory calls, one implementation per build: host_memory.cc (no device) or
+// cuda_memory.cc. CMake picks the file; nothing is conditional in code.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/buffer.h"
+
+namespace asynctls {
+
+// Zero-filled memory, or nullptr when there is none.
+void* AllocateMemory(MemoryKind kind, int64_t bytes);
+void FreeMemory(MemoryKind kind, void* data);
+// Whether this build can allocate `kind`.
+bool SupportsMemory(MemoryKind kind);
+
+}  // namespace asynctls

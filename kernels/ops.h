@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole op interface: one args struct per op and the concept a backend satisfies. RefOps
+// (kernels/ref) is the definition of every op; CpuOps and CudaOps must agree with it within the
+// tolerance table of kernels/README.md, and exactly where this file says "exact".
+//
+// Shape alphabet: T token rows of a step, S decode rows, L lanes, Q query heads, G KV heads,
+// R = Q / G, D head dim, H hidden, I intermediate, V vocabulary rows, P positions per block,
+// N slots, M width of a block table, r = r1 + r2 code directions, K selected.
+//
+// All views are contiguous and live where the backend computes. Ops are ordered by the backend's
+// stream (a backend without one is synchronous). Ops never allocate after Prepare/first use of a
+// shape, never log, and treat a broken precondition as a bug (assert), not as an error.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include "kernels/device/dtype.h"
+#include "kernels/device/view.h"
+
+namespace asynctls {
+
+// Positions per block: of KV, of the key codes, of residency, of prefix reuse. One number.
+inline constexpr int kBlockPositions = 64;
+// Always-attended positions at the start and at the end of a sequence.
+inline constexpr int kSinkPositions = 16;
+inline constexpr int kWindowPositions = 64;
+
+// ---------------------------------------------------------------------------------- dense ops --
+
+// A weight matrix [N out, K in], row-major as in the checkpoint, until Ops::Prepare has rewritten
+// it in place in the layout its Gemm reads. `layout` is the backend's own tag, 0 = row-major.
+struct Matrix {
+  View<bf16, 2> data;
+  int layout = 0;
+};
+
+// out[t] = table[id - first_id], zero where the id is outside the table (vocabulary-parallel
+// ranks add up). id = ids[t] if >= 0, else last_token[-1 - ids[t]]: decode rows name their lane, so
+// that sampled tokens never visit the host.
+struct EmbedArgs {
+  View<const int32_t, 1> ids;         // [T]
+  View<const int32_t, 1> last_token;  // [L]
+  View<const bf16, 2> table;          // [V, H]
+  int32_t first_id;
+  View<bf16, 2> out;  // [T, H]
+};
+
+// If residual is not empty: residual += x (rounded to bf16), then out = norm(residual); else
+// out = norm(x). norm(v) = bf16(v * rsqrt(mean(v^2) + eps)) * weight, fp32 inside, as HuggingFace
+// Qwen3RMSNorm. `out` may be `x`.
+struct RmsNormArgs {
+  View<const bf16, 2> x;       // [T, H]
+  View<bf16, 2> residual;      // [T, H] or empty
+  View<const bf16, 1> weight;  // [H]
+  View<bf16, 2> out;           // [T, H]
+  float eps;
+};
+
+// out = x * w^T, fp32 accumulation. Row t of out depends on row t of x only, bit for bit: not on
+// how many rows there are (this is what makes a sequence independent of its batch).
+struct GemmArgs {
+  View<const bf16, 2> x;  // [T, K]
+  const Matrix* w;        // [N, K]
+  View<bf16, 2> out;      // [T, N]
+};
+struct LogitsArgs {
+  View<const bf16, 2> x;  // [S, K]
+  const Matrix* w;        // [N, K]
+  View<float, 2> out;     // [S, N]
+};
+
+// cos_sin[t] = [cos(p f_i) * scale for i < D/2 | sin(p f_i) * scale], p = positions[t]. Computed
+// once per step and read by every layer.
+struct RopeTableArgs {
+  View<const int32_t, 1> positions;   // [T]
+  View<const float, 1> inv_frequency; // [D/2]
+  float scale;                        // YaRN attention factor, 1 without
+  View<float, 2> cos_sin;             // [T, D]
+};
+
+// out[t] = silu(gate_up[t][:I]) * gate_up[t][I:], fp32 inside, silu(gate) not rounded in between.
+struct SwiGluArgs {
+  View<const bf16, 2> gate_up;  // [T, 2I]
+  View<bf16, 2> out;            // [T, I]
+};
+
+// dst[s] = src[rows[s]].
+struct CopyRowsArgs {
+  View<const bf16, 2> src;       // [T, H]
+  View<const int32_t, 1> rows;   // [S]
+  View<bf16, 2> dst;             // [S, H]
+};
+
+// ------------------------------------------------------------------------------ KV and its codes --
+
+// One layer's KV cache: kv[slot][g] is P rows of [K | V], so that one token of one head is 2D
+// contiguous values. A slot is found through slot_table[lane][position / P].
+struct KvView {
+  View<bf16, 4> rows;                    // [N, G, P, 2D]
+  View<const int32_t, 2> slot_table;     // [L, M]
+};
+
+// The turning of keys and queries of one layer into the code's directions, from calibration
+// (engine/sparse/calibration.h). Directions are ordered: the first r1 are read for every token.
+// Products with these tables are exact: component c is ((a0 + a1) + (a2 + a3)), where a_j is the
+// chain of fused multiply-adds over d = j, j + 4, j + 8, ... starting from 0.
+struct KeyCodeTable {
+  View<const float, 3> encode;  // [G, D, r]  U' Cq^1/2, divided by the direction's code step
+  View<const float, 2> offset;  // [G, r]     mean of the keys in code steps
+  View<const float, 3> turn;    // [G, D, r]  U' Cq^-1/2, times the direction's code step
+  int r1 = 0;                   // even; r - r1 is even too
+};
+
+// One layer's key codes. Code of direction c = clamp(floor(x_c) + 8, 0, 15) with x_c = (key
+// product) - offset (one subtraction), NaN codes as 8; it stands for the value code - 7.5. Bytes are laid
+// out per (slot, head) with the token index running fastest, two directions to a byte:
+// first[slot][g][c / 2][p] = code_c | code_{c+1} << 4 (c even), and the same for `second` with the
+// directions r1, r1 + 1, ...
+struct KeyCodes {
+  View<uint8_t, 4> first;   // [N, G, r1/2, P]
+  View<uint8_t, 4> second;  // [N, G, r2/2, P]
+};
+
+// QK-norm (RMSNorm over D, weight shared by the heads), RoPE on halves (i, i + D/2), the append of
+// K | V to the token's slot and of its key code to the index, as one op. With an empty
+// `code.encode` (dense layers, calibration) no codes are written.
+struct AppendKvArgs {
+  View<const bf16, 2> qkv;            // [T, (Q + 2G) D], heads of q, then of k, then of v
+  View<const bf16, 1> q_norm;         // [D]
+  View<const bf16, 1> k_norm;         // [D]
+  float eps;
+  View<const float, 2> cos_sin;       // [T, D]
+  View<const int32_t, 1> lanes;       // [T]
+  View<const int32_t, 1> positions;   // [T]
+  View<bf16, 3> q_out;                // [T, Q, D]
+  KvView kv;
+  KeyCodeTable code;
+  KeyCodes codes;
+};
+
+// ---------------------------------------------------------------------------------- attention --
+
+// A run of consecutive positions of one lane, `row` being its first row in the step.
+struct PrefillSegment {
+  int32_t row;
+  int32_t count;
+  int32_t lane;
+  int32_t start;  // position of the first row
+};
+
+// Causal attention of prompt chunks over everything before them in their lane (the chunk's own KV
+// is already appended). out is [T, Q, D] flattened. Row results do not depend on chunk borders.
+struct PrefillAttendArgs {
+  View<const bf16, 3> q;  // [T, Q, D]
+  KvView kv;
+  View<const PrefillSegment, 1> segments;
+  float scale;         // of q . k, usually D^-1/2
+  View<bf16, 2> out;   // [T, Q D]
+};
+
+// One decode row. A row reads positions [0, length), its own included.
+struct DecodeRow {
+  int32_t lane;
+  int32_t length;
+  int32_t max_blocks;  // k_b
+  int32_t max_tokens;  // k_t
+  float top_p;         // cut of the selected tokens by mass, 1 = off
+  enum Lag : int32_t { kExact = 0, kLagged = 1, kLaggedFirst = 2 } lag;
+};
+
+// Full attention of S decode rows.
+struct DecodeAttendArgs {
+  View<const bf16, 3> q;  // [S, Q, D]
+  KvView kv;
+  View<const DecodeRow, 1> rows;  // [S]
+  float scale;
+  View<bf16, 2> out;  // [S, Q D]
+};
+
+// What attention will read: the contract between selecting and attending. Ids are sorted by
+// position. Counts are per row and KV head.
+struct Selection {
+  View<int32_t, 3> blocks;        // [S, G, M]   logical block index within the lane
+  View<int32_t, 2> block_count;   // [S, G]
+  View<int32_t, 3> tokens;        // [S, G, K]   position within the lane
+  View<int32_t, 2> token_count;   // [S, G]
+  View<int32_t, 2> touched;       // [S, G]      distinct blocks the tokens lie in
+  View<int32_t, 2> nan_heads;     // [S, G]      query heads whose scores were not finite
+};
+
+// The turned query, written by SelectBlocks and read by SelectTokens. Exact: with m the largest
+// magnitude of the head's r products, code8_c = int8(rint(product_c * (127 / m))), scale = m *
+// (attention scale / 254), so that the approximate logit of a token is
+// float(sum_c code8_c * (2 code_c - 15)) * scale. m = 0 gives zeros; a product that is not finite
+// gives scale = NaN and code8 = 0: that head is left out and counted.
+struct TurnedQuery {
+  View<int8_t, 3> code8;  // [S, Q, r]
+  View<float, 2> scale;   // [S, Q]
+};
+
+// Level 1. Exact: s1(head, token) = float(int product over the first r1) * scale(head); the score
+// of a block is the maximum over its tokens below `length` and over the R heads; the max_blocks
+// best are kept, ties to the lower index; the first block and the last two are always in (they
+// count). Rows with lag != kExact exchange: `lag` [L, G, M + 1] holds the previous step's count
+// and blocks; kLagged rows get those, joined with the first and the last two blocks of now, and
+// leave their own behind; kLaggedFirst rows keep their own and leave a copy.
+struct SelectBlocksArgs {
+  View<const bf16, 3> q;  // [S, Q, D]
+  View<const int32_t, 2> slot_table;
+  View<const DecodeRow, 1> rows;
+  KeyCodeTable code;
+  KeyCodes codes;
+  float scale;  // attention scale
+  TurnedQuery turned;
+  View<int32_t, 3> lag;
+  Selection out;  // writes blocks, block_count, nan_heads
+};
+
+// Level 2, over the tokens of out.blocks below `length`. Exact: logit(h, t) = float(int product
+// over all r) * scale(h); y = (logit - max_t logit) * 1.44269502f; weight(h, t) = FixedExp2(y), an
+// integer of 24 fraction bits; Z(h) = sum_t weight (64-bit integer); score(t) = chain over h of
+// fma(float(weight), 1.0f / float(Z(h)), score) from 0. Positions below kSinkPositions or within
+// kWindowPositions of the end come first; then by score, ties to the lower position; max_tokens
+// are kept. top_p < 1 keeps the smallest such prefix whose summed score reaches top_p of the
+// total, summed in integers of 2^-32. FixedExp2 is in kernels/ref/exact.h.
+struct SelectTokensArgs {
+  View<const int32_t, 2> slot_table;
+  View<const DecodeRow, 1> rows;
+  KeyCodes codes;
+  int r1;
+  TurnedQuery turned;
+  Selection out;  // reads blocks, writes tokens, token_count, touched
+};
+
+// Softmax attention over the selected tokens only, with full-precision K and V.
+struct SparseAttendArgs {
+  View<const bf16, 3> q;  // [S, Q, D]
+  KvView kv;
+  View<const DecodeRow, 1> rows;
+  Selection selection;
+  float scale;
+  View<bf16, 2> out;  // [S, Q D]
+};
+
+// ---------------------------------------------------------- the paper's selector, to compare with --
+
+// AsyncTLS's own index (arXiv 2604.07815 as far as it is known): per block and channel the minimum
+// and maximum of the keys, and per token `r` channels of 4 bits with a scale and zero of its own.
+struct BoundIndex {
+  View<bf16, 4> range;             // [N, G, 2 (min, max), D]
+  View<uint8_t, 4> code;           // [N, G, P, r/2]
+  View<bf16, 4> step;              // [N, G, P, 2 (step, zero)]
+  View<const int32_t, 2> channels; // [G, r]
+};
+// Brings the index up to date for the T rows just appended (the key is read back from kv).
+struct BoundAppendArgs {
+  KvView kv;
+  View<const int32_t, 1> lanes;
+  View<const int32_t, 1> positions;
+  BoundIndex index;
+};
+// Quest's bound per block, maximum over the group's heads, then the same rules as SelectBlocks.
+struct BoundSelectBlocksArgs {
+  View<const bf16, 3> q;
+  View<const int32_t, 2> slot_table;
+  View<const DecodeRow, 1> rows;
+  BoundIndex index;
+  View<int32_t, 3> lag;
+  Selection out;
+};
+struct BoundSelectTokensArgs {
+  View<const bf16, 3> q;
+  View<const int32_t, 2> slot_table;
+  View<const DecodeRow, 1> rows;
+  BoundIndex index;
+  float scale;
+  Selection out;
+};
+
+// --------------------------------------------------------------------------------- the two ends --
+
+struct SampleRow {
+  float temperature;  // 0 = greedy
+  int32_t top_k;      // 0 = off
+  float top_p;        // 1 = off
+  float min_p;        // 0 = off
+  uint64_t seed;
+  uint32_t index;     // which of the request's sequences
+  uint32_t position;  // position of the token being chosen
+  int32_t lane;       // last_token[lane] receives the token
+};
+
+// One token per row. Greedy: the largest logit, ties to the lower id. Else softmax(logit /
+// temperature) cut by top_k (ties to the lower id), then top_p (smallest prefix by probability
+// reaching top_p), then min_p (relative to the largest), then inverse CDF over the kept ids in
+// increasing id order at u = Philox4x32-10 keyed by seed at counter {position, index}. log_prob is of
+// the chosen token under softmax(logit) without temperature. Ids >= vocab are never chosen.
+struct SampleArgs {
+  View<const float, 2> logits;  // [S, V]
+  int32_t vocab;
+  View<const SampleRow, 1> rows;  // [S]
+  View<int32_t, 1> token;         // [S]
+  View<float, 1> log_prob;        // [S]
+  View<int32_t, 1> last_token;    // [L]
+};
+
+// Calibration: second[d][e] += sum of x_d x_e, first[d] += sum of x_d, over `count` rows of D
+// values that lie `stride` values apart.
+struct MomentsArgs {
+  const bf16* x;
+  int64_t count;
+  int64_t stride;
+  View<double, 2> second;  // [D, D]
+  View<double, 1> first;   // [D]
+};
+
+template <class B>
+concept Ops = requires(B& ops,
+                       Matrix& matrix,
+                       const EmbedArgs& embed,
+                       const RmsNormArgs& norm,
+                       const GemmArgs& gemm,
+                       const LogitsArgs& logits,
+                       const RopeTableArgs& rope,
+                       const SwiGluArgs& swiglu,
+                       const CopyRowsArgs& copy,
+                       const AppendKvArgs& append,
+                       const PrefillAttendArgs& prefill,
+                       const DecodeAttendArgs& decode,
+                       const SelectBlocksArgs& blocks,
+                       const SelectTokensArgs& tokens,
+                       const SparseAttendArgs& attend,
+                       const BoundAppendArgs& bound_append,
+                       const BoundSelectBlocksArgs& bound_blocks,
+                       const BoundSelectTokensArgs& bound_tokens,
+                       const SampleArgs& sample,
+                       const MomentsArgs& moments) {
+  ops.Prepare(matrix);
+  ops.Embed(embed);
+  ops.RmsNorm(norm);
+  ops.Gemm(gemm);
+  ops.Logits(logits);
+  ops.RopeTable(rope);
+  ops.SwiGlu(swiglu);
+  ops.CopyRows(copy);
+  ops.AppendKv(append);
+  ops.PrefillAttend(prefill);
+  ops.DecodeAttend(decode);
+  ops.SelectBlocks(blocks);
+  ops.SelectTokens(tokens);
+  ops.SparseAttend(attend);
+  ops.BoundAppend(bound_append);
+  ops.BoundSelectBlocks(bound_blocks);
+  ops.BoundSelectTokens(bound_tokens);
+  ops.Sample(sample);
+  ops.Moments(moments);
+};
+
+}  // namespace asynctls
