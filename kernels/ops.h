@@ -295,11 +295,12 @@ struct SampleRow {
   int32_t lane;       // last_token[lane] receives the token
 };
 
-// One token per row. Greedy: the largest logit, ties to the lower id. Else softmax(logit /
-// temperature) cut by top_k (ties to the lower id), then top_p (smallest prefix by probability
-// reaching top_p), then min_p (relative to the largest), then inverse CDF over the kept ids in
-// increasing id order at u = Philox4x32-10 keyed by seed at counter {position, index}. log_prob is of
-// the chosen token under softmax(logit) without temperature. Ids >= vocab are never chosen.
+// One token per row. Greedy (temperature 0): the largest logit, ties to the lower id. Else
+// softmax(logit / temperature) cut by top_k (ties to the lower id), then top_p (of what top_k left,
+// the smallest prefix by probability reaching top_p of it), then min_p (relative to the largest),
+// then inverse CDF over the kept ids in increasing id order at u = SampleUniform(seed, index,
+// position) of kernels/ref/philox.h. log_prob is of the chosen token under softmax(logit) without
+// temperature. Ids >= vocab are never chosen, and NaN logits have no probability.
 struct SampleArgs {
   View<const float, 2> logits;  // [S, V]
   int32_t vocab;
