@@ -25,27 +25,12 @@ void NormAndTurn(
   }
 }
 
-// Puts direction c's code of position p into the plane of c's pair, leaving its neighbour alone.
-void PutCode(View<uint8_t, 4> planes, int64_t slot, int g, int c, int p, uint8_t code) {
-  uint8_t& byte = planes(slot, g, c / 2, p);
-  byte = c % 2 == 0 ? static_cast<uint8_t>((byte & 0xf0) | code)
-                    : static_cast<uint8_t>((byte & 0x0f) | (code << 4));
-}
-
 void AppendCode(const AppendKvArgs& a, const bf16* key, int64_t slot, int g, int p) {
-  const int dim = static_cast<int>(a.code.encode.dim(1));
-  const int r = static_cast<int>(a.code.encode.dim(2));
-  std::vector<float> wide(static_cast<size_t>(dim));
-  std::transform(key, key + dim, wide.begin(), ToFloat);
-  std::vector<uint8_t> code(static_cast<size_t>(r));
+  std::vector<float> wide(static_cast<size_t>(a.code.encode.dim(1)));
+  std::transform(key, key + wide.size(), wide.begin(), ToFloat);
+  std::vector<uint8_t> code(static_cast<size_t>(a.code.encode.dim(2)));
   EncodeKey(wide.data(), a.code, g, code.data());
-  for (int c = 0; c < r; ++c) {
-    if (c < a.code.r1) {
-      PutCode(a.codes.first, slot, g, c, p, code[c]);
-    } else {
-      PutCode(a.codes.second, slot, g, c - a.code.r1, p, code[c]);
-    }
-  }
+  StoreCode(code.data(), a.code.r1, a.codes, slot, g, p);
 }
 
 }  // namespace
