@@ -4,7 +4,6 @@
 // 8 products each. Built for AVX-512 VNNI by itself, because Highway 1.0 has no such target.
 #include "kernels/cpu/code_dot.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace asynctls {
@@ -40,6 +39,9 @@ void FillQuad(const int8_t* code8,
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,bmi2")
 #include <immintrin.h>
+// gcc 12 takes its own undefined-on-purpose operands for mistakes (its bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 namespace asynctls {
 namespace {
@@ -136,9 +138,10 @@ void ScoreBlocksVnni(const uint8_t* codes,
   constexpr int64_t kAhead =
       6;  // blocks: slots lie anywhere, so the hardware does not see it coming
   for (int64_t i = 0; i < count; ++i) {
-    const uint8_t* ahead = codes + slots[std::min(i + kAhead, count - 1)] * stride;
+    const uint8_t* ahead = codes + slots[i + kAhead < count ? i + kAhead : i] * stride;
     for (int64_t j = 0; j < r1 / 2; ++j) __builtin_prefetch(ahead + j * 64);
-    best[i] = std::max(best[i], FullBlockScore(codes + slots[i] * stride, r1 / 8, quad));
+    const float score = FullBlockScore(codes + slots[i] * stride, r1 / 8, quad);
+    if (score > best[i]) best[i] = score;
   }
 }
 

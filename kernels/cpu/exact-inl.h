@@ -114,6 +114,14 @@ HWY_INLINE float TurnHead(const bf16* HWY_RESTRICT q,
   return m * (attention_scale / 254.0f);
 }
 
+// The polynomial of FixedExp2: 2^f for f in [0, 1].
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp2Fraction(D df, V f) {
+  V p = hn::Set(df, kExp2Coefficients[5]);
+  for (int k = 4; k >= 0; --k) p = hn::MulAdd(p, f, hn::Set(df, kExp2Coefficients[k]));
+  return p;
+}
+
 // weight[i] = float(FixedExp2((logit[i] - top) * log2 e)) in place, for logits <= top; returns the
 // sum. -inf gives 0. `count` is a multiple of 64.
 HWY_INLINE uint64_t FixedExp2InPlace(float* HWY_RESTRICT x, int64_t count, float top) {
@@ -129,8 +137,7 @@ HWY_INLINE uint64_t FixedExp2InPlace(float* HWY_RESTRICT x, int64_t count, float
       const auto y = hn::Mul(hn::Sub(hn::LoadU(df, x + i), minus), hn::Set(df, kLog2E));
       const auto n = hn::Floor(y);
       const auto f = hn::Sub(y, n);
-      auto p = hn::Set(df, kExp2Coefficients[5]);
-      for (int k = 4; k >= 0; --k) p = hn::MulAdd(p, f, hn::Set(df, kExp2Coefficients[k]));
+      const auto p = Exp2Fraction(df, f);
       const auto exponent = hn::Add(hn::ConvertTo(di, n), hn::Set(di, 24 + 127));
       const auto scale = hn::BitCast(df, hn::ShiftLeft<23>(exponent));
       const auto w = hn::IfThenElseZero(hn::RebindMask(di, hn::Ge(y, hn::Set(df, -24.0f))),

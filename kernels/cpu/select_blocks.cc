@@ -15,10 +15,10 @@
 #define ASYNCTLS_SELECT_BLOCKS_TYPES_
 namespace asynctls {
 
+inline constexpr int64_t kPieceBlocks = 128;  // 64 KiB of codes, a few microseconds
 // Blocks [begin, end) of row s for KV head g. The queries are turned anew by every piece: that is
 // cheaper than a barrier. The piece that begins at 0 hands them on.
-inline constexpr int64_t kPieceBlocks = 128;  // 64 KiB of codes, a few microseconds
-struct BlockPieceBlocks {
+struct BlockPiece {
   int64_t s, g, begin, end;
 };
 

@@ -118,7 +118,7 @@ void ScoreCandidates(const SelectTokensArgs& a,
 void SelectTokensOf(const SelectTokensArgs& a, int64_t s, int64_t g, Scratch& scratch) {
   const DecodeRow& row = a.rows[s];
   const int64_t groups = a.out.block_count.dim(1), heads = a.turned.code8.dim(1) / groups;
-  const int64_t r = a.turned.code8.dim(2), quad_count = (heads + kQuad - 1) / kQuad;
+  const int64_t quad_count = (heads + kQuad - 1) / kQuad;
   const int64_t blocks = a.out.block_count(s, g), padded = blocks * kBlockPositions;
   float* logit = scratch.Get<float>(0, quad_count * kQuad * padded);
   float* inverse = scratch.Get<float>(1, heads);
