@@ -12,10 +12,10 @@
 namespace asynctls {
 namespace {
 
+using ::testing::ElementsAre;
 using testing::MakeRow;
 using testing::SparseOutputs;
 using testing::SparseProblem;
-using ::testing::ElementsAre;
 
 // Runs both and expects equal turned queries (bit for bit), blocks, counts and lag state.
 void ExpectSame(const SparseProblem& p, SparseOutputs& ref, SparseOutputs& cpu, int threads) {
@@ -65,7 +65,8 @@ TEST(SelectBlocksTest, GroupsOfEverySize) {
 }
 
 TEST(SelectBlocksTest, OtherNumbersOfDirectionsAndDims) {
-  for (auto [r1, r2, d] : {std::tuple{2, 2, 5}, {6, 4, 19}, {8, 8, 64}, {32, 32, 576}, {18, 14, 128}}) {
+  for (auto [r1, r2, d] :
+       {std::tuple{2, 2, 5}, {6, 4, 19}, {8, 8, 64}, {32, 32, 576}, {18, 14, 128}}) {
     SparseProblem p({.d = d, .r1 = r1, .r2 = r2, .length = 1000}, 30 + r1);
     p.EncodeAll();
     p.SetRows({MakeRow(0, 1000, 5, 64), MakeRow(0, 960, 5, 64)});
@@ -161,7 +162,8 @@ TEST(SelectBlocksTest, PaddedRowsSelectNothingAndTouchNothing) {
 TEST(SelectBlocksTest, ARowDoesNotDependOnItsBatch) {
   SparseProblem p({.lanes = 3, .length = 64 * 300}, 9);
   p.EncodeAll();
-  p.SetRows({MakeRow(0, 64 * 300, 20, 64), MakeRow(1, 777, 5, 64), MakeRow(2, 64 * 150 + 3, 9, 64)});
+  p.SetRows(
+      {MakeRow(0, 64 * 300, 20, 64), MakeRow(1, 777, 5, 64), MakeRow(2, 64 * 150 + 3, 9, 64)});
   CpuOps ops(2);
   SparseOutputs all(p);
   all.SelectBlocks(ops);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A random paged cache with its key codes and everything the sparse ops take, and the outputs of one
-// run of them. One problem can be given to several backends, each with outputs of its own.
+// A random paged cache with its key codes and everything the sparse ops take, and the outputs of
+// one run of them. One problem can be given to several backends, each with outputs of its own.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +71,8 @@ class SparseProblem {
   // Any bytes are valid codes; `levels` < 16 makes ties likely.
   void RandomCodes(int levels = 16) {
     for (auto* bytes : {&first_data, &second_data}) {
-      for (uint8_t& b : *bytes) b = static_cast<uint8_t>(random() % levels | random() % levels << 4);
+      for (uint8_t& b : *bytes)
+        b = static_cast<uint8_t>(random() % levels | random() % levels << 4);
     }
   }
 
@@ -121,9 +122,12 @@ class SparseOutputs {
     scale_.assign(s * h, 0.0f);
     lag_.assign(p.shape.lanes * g * (m + 1), 0);
     out_.assign(s * h * p.shape.d, ToBf16(-7.0f));
-    selection = {{blocks_.data(), {s, g, m}},        {block_count_.data(), {s, g}},
-                 {tokens_.data(), {s, g, k}},        {token_count_.data(), {s, g}},
-                 {touched_.data(), {s, g}},          {nan_heads_.data(), {s, g}}};
+    selection = {{blocks_.data(), {s, g, m}},
+                 {block_count_.data(), {s, g}},
+                 {tokens_.data(), {s, g, k}},
+                 {token_count_.data(), {s, g}},
+                 {touched_.data(), {s, g}},
+                 {nan_heads_.data(), {s, g}}};
     turned = {{code8_.data(), {s, h, r}}, {scale_.data(), {s, h}}};
     lag = {lag_.data(), {p.shape.lanes, g, m + 1}};
     out = {out_.data(), {s, h * p.shape.d}};
