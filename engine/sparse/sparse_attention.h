@@ -5,18 +5,13 @@
 #pragma once
 
 #include <cmath>
-#include <memory>
-#include <utility>
-#include <vector>
 
-#include "absl/status/statusor.h"
 #include "engine/kv/kv_layout.h"
 #include "engine/kv/kv_pool.h"
 #include "engine/kv/slot_table.h"
 #include "engine/sparse/key_index.h"
 #include "engine/sparse/row_read.h"
-#include "kernels/device/buffer.h"
-#include "kernels/device/carver.h"
+#include "engine/sparse/selection_buffers.h"
 #include "kernels/ops.h"
 
 namespace asynctls {
@@ -36,31 +31,18 @@ struct AttentionBatch {
   int bound_rows() const { return static_cast<int>(rows.dim(0)) - dense_rows - code_rows; }
 };
 
-struct SparseAttentionShape {
-  int query_heads = 0;     // Q, of this rank
-  int lanes = 0;           // L, also the most decode rows of a step
-  int64_t max_blocks = 0;  // M
-  int max_tokens = 0;      // K, the largest budget
-};
-
 template <Ops B>
 class SparseAttention {
  public:
-  // Of its own buffers: selections, turned queries, lagged blocks.
-  static int64_t Bytes(const SparseAttentionShape& shape, const KeyIndexShape& index) {
-    Carver carver;
-    Buffers(shape, index, carver);
-    return carver.bytes();
-  }
-
-  // Requires: what is referred to outlives it. Errors: RESOURCE_EXHAUSTED.
-  static absl::StatusOr<std::unique_ptr<SparseAttention>> Create(
-      B& ops, const SparseAttentionShape& shape, KvPool& kv, SlotTable& slots, KeyIndex& index) {
-    absl::StatusOr<Buffer> arena = Buffer::Allocate(MemoryKind::kHost, Bytes(shape, index.shape()));
-    if (!arena.ok()) return arena.status();
-    return std::unique_ptr<SparseAttention>(
-        new SparseAttention(ops, shape, kv, slots, index, *std::move(arena)));
-  }
+  // Requires: what is referred to outlives it.
+  SparseAttention(
+      B& ops, KvPool& kv, SlotTable& slots, KeyIndex& index, SelectionBuffers& selection)
+      : ops_(ops),
+        kv_(kv),
+        slots_(slots),
+        index_(index),
+        selection_(selection),
+        scale_(1.0f / std::sqrt(static_cast<float>(kv.layout().head_dim))) {}
 
   // The projected rows of one layer and the norms to be applied to them.
   struct AppendInput {
@@ -126,8 +108,7 @@ class SparseAttention {
     if (batch.code_rows > 0) {
       const auto rows = batch.rows.Slice(code_begin, batch.code_rows);
       const Selection selection = SelectionOf(layer, code_begin, batch.code_rows);
-      const TurnedQuery turned{.code8 = buffers_.turned.code8.Slice(0, batch.code_rows),
-                               .scale = buffers_.turned.scale.Slice(0, batch.code_rows)};
+      const TurnedQuery turned = selection_.Turned(batch.code_rows);
       ops_.SelectBlocks({.q = q.Slice(batch.prefill_rows + code_begin, batch.code_rows),
                          .slot_table = slots_.view(),
                          .rows = rows,
@@ -135,7 +116,7 @@ class SparseAttention {
                          .codes = index_.codes(layer),
                          .scale = scale_,
                          .turned = turned,
-                         .lag = buffers_.lag[SparseIndex(layer)],
+                         .lag = selection_.lag(SparseIndex(layer)),
                          .out = selection});
       ops_.SelectTokens({.slot_table = slots_.view(),
                          .rows = rows,
@@ -153,7 +134,7 @@ class SparseAttention {
                             .slot_table = slots_.view(),
                             .rows = rows,
                             .index = index_.bound(layer),
-                            .lag = buffers_.lag[SparseIndex(layer)],
+                            .lag = selection_.lag(SparseIndex(layer)),
                             .out = selection});
     ops_.BoundSelectTokens({.q = bound_q,
                             .slot_table = slots_.view(),
@@ -191,7 +172,7 @@ class SparseAttention {
           read.AddDense();
           continue;
         }
-        const Counts& c = buffers_.counts[SparseIndex(layer)];
+        const SelectionBuffers::Counts& c = selection_.counts(SparseIndex(layer));
         read.AddSparse({.touched = c.touched(row, head),
                         .tokens = c.tokens(row, head),
                         .kept_blocks = c.blocks(row, head),
@@ -207,53 +188,6 @@ class SparseAttention {
   KvView Kv(int layer) const { return {.rows = kv_.Rows(layer), .slot_table = slots_.view()}; }
 
  private:
-  // Per layer, because they are read once at the end of the step; each [L, G].
-  struct Counts {
-    View<int32_t, 2> blocks, tokens, touched, nan_heads;
-  };
-  struct Buffers {
-    Buffers(const SparseAttentionShape& s, const KeyIndexShape& index, Carver& carver)
-        : lag(static_cast<size_t>(index.SparseLayers())),
-          counts(static_cast<size_t>(index.SparseLayers())) {
-      const int64_t rows = s.lanes;
-      const int64_t g = index.kv_heads;
-      blocks = carver.Take<int32_t, 3>({rows, g, s.max_blocks});
-      tokens = carver.Take<int32_t, 3>({rows, g, s.max_tokens});
-      turned.code8 = carver.Take<int8_t, 3>({rows, s.query_heads, index.r1 + index.r2});
-      turned.scale = carver.Take<float, 2>({rows, s.query_heads});
-      for (View<int32_t, 3>& layer : lag) {
-        layer = carver.Take<int32_t, 3>({s.lanes, g, s.max_blocks + 1});
-      }
-      for (Counts& layer : counts) {
-        for (View<int32_t, 2>* view :
-             {&layer.blocks, &layer.tokens, &layer.touched, &layer.nan_heads}) {
-          *view = carver.Take<int32_t, 2>({rows, g});
-        }
-      }
-    }
-    View<int32_t, 3> blocks, tokens;
-    TurnedQuery turned;
-    std::vector<View<int32_t, 3>> lag;
-    std::vector<Counts> counts;
-  };
-
-  SparseAttention(B& ops,
-                  const SparseAttentionShape& shape,
-                  KvPool& kv,
-                  SlotTable& slots,
-                  KeyIndex& index,
-                  Buffer arena)
-      : ops_(ops),
-        kv_(kv),
-        slots_(slots),
-        index_(index),
-        scale_(1.0f / std::sqrt(static_cast<float>(kv.layout().head_dim))),
-        arena_(std::move(arena)),
-        buffers_([&] {
-          Carver carver(arena_);
-          return Buffers(shape, index.shape(), carver);
-        }()) {}
-
   int SparseIndex(int layer) const { return layer - index_.shape().first_layer; }
   // Decode rows that attend densely in this layer; they come first.
   int DenseRows(int layer, const AttentionBatch& batch) const {
@@ -261,22 +195,15 @@ class SparseAttention {
                                               : batch.dense_rows;
   }
   Selection SelectionOf(int layer, int begin, int count) const {
-    const Counts& c = buffers_.counts[SparseIndex(layer)];
-    return {.blocks = buffers_.blocks.Slice(begin, count),
-            .block_count = c.blocks.Slice(begin, count),
-            .tokens = buffers_.tokens.Slice(begin, count),
-            .token_count = c.tokens.Slice(begin, count),
-            .touched = c.touched.Slice(begin, count),
-            .nan_heads = c.nan_heads.Slice(begin, count)};
+    return selection_.Rows(SparseIndex(layer), begin, count);
   }
 
   B& ops_;
   KvPool& kv_;
   SlotTable& slots_;
   KeyIndex& index_;
+  SelectionBuffers& selection_;
   const float scale_;
-  const Buffer arena_;
-  const Buffers buffers_;
 };
 
 }  // namespace asynctls
