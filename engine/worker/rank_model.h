@@ -28,11 +28,9 @@ class RankModel {
   // and startup of `reply`. Errors: as Worker::Init.
   static absl::StatusOr<std::unique_ptr<RankModel>> Create(const v1::InitRequest& request,
                                                            std::unique_ptr<B> ops,
-                                                           int r1,
-                                                           int r2,
                                                            v1::InitReply& reply) {
     std::unique_ptr<RankModel> model(new RankModel(std::move(ops)));
-    const absl::Status status = model->Build(request, r1, r2, reply);
+    const absl::Status status = model->Build(request, reply);
     if (!status.ok()) return status;
     return model;
   }
@@ -75,7 +73,7 @@ class RankModel {
  private:
   explicit RankModel(std::unique_ptr<B> ops) : ops_(std::move(ops)) {}
 
-  absl::Status Build(const v1::InitRequest& request, int r1, int r2, v1::InitReply& reply) {
+  absl::Status Build(const v1::InitRequest& request, v1::InitReply& reply) {
     auto begin = std::chrono::steady_clock::now();
     const auto phase_done = [&](const char* name) {
       const auto now = std::chrono::steady_clock::now();
@@ -87,7 +85,7 @@ class RankModel {
     absl::StatusOr<ModelConfig> config = LoadModelConfig(request.model_dir());
     if (!config.ok()) return config.status();
     config_ = *std::move(config);
-    absl::StatusOr<RankPlan> plan = PlanRank(request, config_, r1, r2);
+    absl::StatusOr<RankPlan> plan = PlanRank(request, config_);
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     absl::Status status = CheckFits(plan_, AvailableMemory());

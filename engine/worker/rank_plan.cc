@@ -80,10 +80,7 @@ std::string RankPlan::MemoryTable() const {
   });
 }
 
-absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request,
-                                  const ModelConfig& config,
-                                  int r1,
-                                  int r2) {
+absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelConfig& config) {
   absl::Status status = CheckRequest(request);
   if (!status.ok()) return status;
   RankPlan p;
@@ -97,8 +94,6 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request,
                  std::min<uint32_t>(request.dense_layers(), static_cast<uint32_t>(config.layers))),
              .kv_heads = shape->kv_heads,
              .head_dim = config.head_dim,
-             .r1 = r1,
-             .r2 = r2,
              .bound = request.bound_selector(),
              .bound_channels = std::min(32, config.head_dim)};
 
@@ -224,8 +219,7 @@ v1::ModelInfo DescribeModel(const v1::InitRequest& request,
                                                              c.rope_scale,
                                                              kBlockPositions,
                                                              plan.index.first_layer,
-                                                             plan.index.r1,
-                                                             plan.index.r2,
+                                                             plan.index.directions(),
                                                              static_cast<int>(request.weights()),
                                                              request.synthetic_seed(),
                                                              request.model_dir()),

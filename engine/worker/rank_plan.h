@@ -45,13 +45,10 @@ struct RankPlan {
   std::string MemoryTable() const;
 };
 
-// Resolves the sizes for key codes of r1 + r2 directions. A context that kv_bytes cannot hold is
+// Resolves all sizes. A context that kv_bytes cannot hold is
 // cut to what it can. Errors: INVALID_ARGUMENT naming field, value and limit; RESOURCE_EXHAUSTED
 // with the numbers when kv_bytes holds no block.
-absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request,
-                                  const ModelConfig& config,
-                                  int r1,
-                                  int r2);
+absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelConfig& config);
 
 // RESOURCE_EXHAUSTED with the table when the plan needs more than `available` bytes.
 absl::Status CheckFits(const RankPlan& plan, int64_t available);
