@@ -204,7 +204,8 @@ struct TurnedQuery {
 // Level 1. Exact: s1(head, token) = float(int product over the first r1) * scale(head); the score
 // of a block is the maximum over its tokens below `length` and over the R heads (-inf without a
 // finite head); the max_blocks best by RankKey are kept: the first block and the last two before
-// all others (they count), then by score, ties to the lower index. Rows with lag != kExact exchange:
+// all others (they count), then by score, ties (and the forced ones) to the lower index. Rows with
+// lag != kExact exchange:
 // `lag` [L, G, M + 1] holds the previous step's count and blocks; kLagged rows get those, joined
 // with the first and the last two blocks of now (up to 3 more than max_blocks), and leave their
 // own behind; kLaggedFirst rows keep their own and leave a copy. Padded rows select nothing.
@@ -225,7 +226,7 @@ struct SelectBlocksArgs {
 // integer of 24 fraction bits; Z(h) = sum_t weight (64-bit integer); score(t) = chain over h of
 // fma(float(weight), 1.0f / float(Z(h)), score) from 0. The max_tokens best by RankKey are kept:
 // positions below kSinkPositions or within kWindowPositions of the end before all others (they
-// count), then by score, ties to the lower position. top_p < 1 cuts them to the smallest prefix in
+// count), then by score, ties (and the forced ones) to the lower position. top_p < 1 cuts them to the smallest prefix in
 // that order that holds all the forced ones kept and whose sum of FixedScore reaches
 // MassNeeded(top_p, sum over all candidates). FixedExp2 and the others are in kernels/ref/exact.h.
 struct SelectTokensArgs {

@@ -119,12 +119,16 @@ inline uint32_t OrderedKey(float score) {
   return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
+// Forced candidates rank above every score, and equal among themselves.
+inline constexpr uint32_t kForcedKey = ~0u;
+
 // The rank of a candidate among all: the larger wins. Forced candidates come first, then the score
 // decides, then the lower index (below 2^31). No two candidates of a row are equal.
 inline uint64_t RankKey(bool forced, float score, int32_t index) {
-  return static_cast<uint64_t>(forced) << 63 | static_cast<uint64_t>(OrderedKey(score)) << 31 |
-         static_cast<uint64_t>(0x7fffffff - index);
+  const uint64_t key = forced ? kForcedKey : OrderedKey(score);
+  return key << 31 | static_cast<uint64_t>(0x7fffffff - index);
 }
+inline bool RankIsForced(uint64_t rank) { return rank >> 31 == kForcedKey; }
 inline int32_t RankedIndex(uint64_t rank) {
   return 0x7fffffff - static_cast<int32_t>(rank & 0x7fffffffu);
 }

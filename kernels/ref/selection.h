@@ -73,8 +73,7 @@ inline int64_t CutByMass(
   for (int64_t i = 0; i < count; ++i) total += FixedScore(score[i]);
   const uint64_t needed = MassNeeded(top_p, total);
   for (int64_t i = 0; i < kept; ++i) {
-    const bool forced = ranks[i] >> 63;
-    if (!forced && sum >= needed) return i;
+    if (!RankIsForced(ranks[i]) && sum >= needed) return i;
     sum += FixedScore(score[RankedIndex(ranks[i])]);
   }
   return kept;
