@@ -64,9 +64,11 @@ inline void AddProducts(const uint8_t* __restrict codes /*[steps * 4][64]*/,
                           _mm512_unpackhi_epi16(ab0, cd0),
                           _mm512_unpacklo_epi16(ab1, cd1),
                           _mm512_unpackhi_epi16(ab1, cd1)};
+#pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       const __m512i even = _mm512_and_si512(v[k], nibble);
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(v[k], 4), nibble);
+#pragma GCC unroll 4
       for (int h = 0; h < kQuad; ++h) {
         acc[h][k] = _mm512_dpbusd_epi32(acc[h][k], even, _mm512_set1_epi32(packed[step][0][h]));
         acc[h][k] = _mm512_dpbusd_epi32(acc[h][k], odd, _mm512_set1_epi32(packed[step][1][h]));
@@ -158,6 +160,7 @@ void BlockLogitsVnni(const uint8_t* first,
     const __m512i bias = _mm512_set1_epi32(quad.bias[1][h]);
     const __m512 scale = _mm512_set1_ps(quad.scale[h]);
     __m512 v[4];
+#pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       const __m512i sum = _mm512_sub_epi32(_mm512_add_epi32(acc[h][k], acc[h][k]), bias);
       v[k] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
