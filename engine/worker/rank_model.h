@@ -17,6 +17,7 @@
 #include "engine/base/safetensors.h"
 #include "engine/model/transformer.h"
 #include "engine/parallel/gloo_communicator.h"
+#include "engine/sparse/calibration.h"
 #include "engine/worker/rank_plan.h"
 
 namespace asynctls {
@@ -63,6 +64,18 @@ class RankModel {
 
   // Logits of the last step's sampled rows, in the plan's order.
   View<const float, 2> logits() const { return logits_; }
+
+  // Of the checkpoint, the same on every rank: what a calibration file must have been made for.
+  std::string fingerprint() const { return CheckpointFingerprint(config_, *weights_); }
+  // The tables of `groups` KV heads of this model.
+  KeyCodeShape CodeShape(int groups) const {
+    KeyCodeShape shape;
+    shape.layers = config_.layers;
+    shape.groups = groups;
+    shape.head_dim = config_.head_dim;
+    shape.channels = plan_.index.bound_channels;
+    return shape;
+  }
 
   const RankPlan& plan() const { return plan_; }
   B& ops() { return *ops_; }

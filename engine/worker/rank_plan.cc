@@ -8,7 +8,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "engine/model/weights.h"
 
 namespace asynctls {
 namespace {
@@ -60,10 +59,32 @@ int64_t ReadNumber(const char* path, const std::string& key) {
   return kUnlimited;
 }
 
-uint64_t Fnv1a(const std::string& text) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+constexpr uint64_t kFnvBasis = 0xcbf29ce484222325u;
+uint64_t Fnv1a(absl::string_view bytes, uint64_t hash = kFnvBasis) {
+  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   return hash;
+}
+uint64_t Fnv1a(const View<bf16, 2>& values, uint64_t hash) {
+  return Fnv1a({reinterpret_cast<const char*>(values.data), static_cast<size_t>(values.bytes())},
+               hash);
+}
+
+// Sizes and rotation: what the meaning of KV depends on, besides the weights.
+std::string Identity(const ModelConfig& c) {
+  return absl::StrJoin(std::make_tuple(c.architecture,
+                                       c.layers,
+                                       c.hidden,
+                                       c.query_heads,
+                                       c.kv_heads,
+                                       c.head_dim,
+                                       c.intermediate,
+                                       c.vocab,
+                                       c.rms_eps,
+                                       c.rope_theta,
+                                       c.rope_factor,
+                                       c.rope_original,
+                                       c.rope_scale),
+                       "|");
 }
 
 }  // namespace
@@ -182,6 +203,14 @@ int64_t AvailableMemory() {
   return available;
 }
 
+std::string CheckpointFingerprint(const ModelConfig& config, const Weights& weights) {
+  uint64_t hash = Fnv1a(weights.final_norm(), Fnv1a(Identity(config)));
+  for (const LayerWeights& layer : weights.layers()) {
+    hash = Fnv1a(layer.k_norm, Fnv1a(layer.input_norm, hash));
+  }
+  return absl::StrCat(absl::Hex(hash, absl::kZeroPad16));
+}
+
 v1::ModelInfo DescribeModel(const v1::InitRequest& request,
                             const ModelConfig& c,
                             const RankPlan& plan) {
@@ -204,19 +233,7 @@ v1::ModelInfo DescribeModel(const v1::InitRequest& request,
   if (c.top_p.has_value()) info.set_top_p(*c.top_p);
   if (c.top_k.has_value()) info.set_top_k(*c.top_k);
   if (c.do_sample.has_value()) info.set_do_sample(*c.do_sample);
-  const std::string identity = absl::StrJoin(std::make_tuple(c.architecture,
-                                                             c.layers,
-                                                             c.hidden,
-                                                             c.query_heads,
-                                                             c.kv_heads,
-                                                             c.head_dim,
-                                                             c.intermediate,
-                                                             c.vocab,
-                                                             c.rms_eps,
-                                                             c.rope_theta,
-                                                             c.rope_factor,
-                                                             c.rope_original,
-                                                             c.rope_scale,
+  const std::string identity = absl::StrJoin(std::make_tuple(Identity(c),
                                                              kBlockPositions,
                                                              plan.index.first_layer,
                                                              plan.index.directions(),

@@ -14,6 +14,7 @@
 #include "engine/model/activations.h"
 #include "engine/model/model_config.h"
 #include "engine/model/rank_shape.h"
+#include "engine/model/weights.h"
 #include "engine/parallel/shard.h"
 #include "engine/sparse/key_index.h"
 #include "engine/sparse/selection_buffers.h"
@@ -56,6 +57,9 @@ absl::Status CheckFits(const RankPlan& plan, int64_t available);
 // What this process may still allocate: /proc/meminfo's MemAvailable, or what is left under the
 // control group's limit if that is less. The largest int64 where neither can be read.
 int64_t AvailableMemory();
+
+// Of the model's sizes, rotation and norms (which every rank holds whole), in hexadecimal.
+std::string CheckpointFingerprint(const ModelConfig& config, const Weights& weights);
 
 // What GetModelInfo tells of the model.
 v1::ModelInfo DescribeModel(const v1::InitRequest& request,
