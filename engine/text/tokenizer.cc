@@ -22,7 +22,7 @@ class Tokenizer::ScratchLease {
  public:
   explicit ScratchLease(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
     {
-      absl::MutexLock lock(&tokenizer_.mu_);
+      std::lock_guard<std::mutex> lock(tokenizer_.mu_);
       if (!tokenizer_.idle_.empty()) {
         scratch_ = std::move(tokenizer_.idle_.back());
         tokenizer_.idle_.pop_back();
@@ -32,7 +32,7 @@ class Tokenizer::ScratchLease {
   }
   ~ScratchLease() {
     scratch_->ReleaseLargeBuffers();
-    absl::MutexLock lock(&tokenizer_.mu_);
+    std::lock_guard<std::mutex> lock(tokenizer_.mu_);
     if (tokenizer_.idle_.size() < kMaxIdleScratches) {
       tokenizer_.idle_.push_back(std::move(scratch_));
     }
