@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "proto/kv_read.h"
 
 namespace asynctls {
 namespace {
@@ -29,15 +30,6 @@ Outcome OutcomeOf(FinishReason reason, const absl::Status& why) {
       return Outcome::kFailed;
   }
   return Outcome::kFailed;
-}
-
-void AddRead(v1::KvRead& sum, const v1::KvRead& read) {
-  sum.set_blocks(sum.blocks() + read.blocks());
-  sum.set_tokens(sum.tokens() + read.tokens());
-  sum.set_bytes(sum.bytes() + read.bytes());
-  sum.set_dense_blocks(sum.dense_blocks() + read.dense_blocks());
-  sum.set_dense_tokens(sum.dense_tokens() + read.dense_tokens());
-  sum.set_dense_bytes(sum.dense_bytes() + read.dense_bytes());
 }
 
 }  // namespace
@@ -294,7 +286,7 @@ absl::Status Scheduler::Commit(const v1::StepResult& result, absl::Time now) {
 void Scheduler::CountReads(const v1::StepResult& result) {
   metrics_.selection_nan_heads.Increment(static_cast<double>(result.nan_heads()));
   for (const v1::LaneRead& read : result.reads()) {
-    AddRead(OnLane(read.lane())->usage.kv_read, read.read());
+    AddKvRead(OnLane(read.lane())->usage.kv_read, read.read());
     const auto& counters = metrics_.kv_reads[read.mode() - v1::ATTENTION_MODE_DENSE];
     counters.blocks->Increment(static_cast<double>(read.read().blocks()));
     counters.tokens->Increment(static_cast<double>(read.read().tokens()));
