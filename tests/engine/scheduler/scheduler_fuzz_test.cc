@@ -129,7 +129,7 @@ TEST_P(SchedulerFuzz, InvariantsHoldAndNothingLeaks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, SchedulerFuzz, ::testing::Range(0, 60));
+INSTANTIATE_TEST_SUITE_P(Seeds, SchedulerFuzz, ::testing::Range(0, 30));
 
 }  // namespace
 }  // namespace asynctls
