@@ -117,6 +117,14 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
              .head_dim = config.head_dim,
              .bound = request.bound_selector(),
              .bound_channels = std::min(32, config.head_dim)};
+  if (p.index.SparseLayers() > 0 && config.head_dim < p.index.directions()) {
+    return absl::InvalidArgumentError(absl::StrCat("head_dim is ",
+                                                   config.head_dim,
+                                                   ", key codes need at least ",
+                                                   p.index.directions(),
+                                                   ": set dense_layers to ",
+                                                   config.layers));
+  }
 
   const int64_t fixed = KeyIndex::Bytes(p.index, 0);
   const int64_t block_bytes = p.kv.BlockBytes() + KeyIndex::Bytes(p.index, 1) - fixed;

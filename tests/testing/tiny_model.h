@@ -25,12 +25,12 @@ struct TinyTensor {
   std::string bytes;
 };
 
-// 2 layers, hidden 32, 4 query heads, 2 KV heads of 16, intermediate 48, vocabulary of 67.
+// 2 layers, hidden 32, 4 query heads, 2 KV heads of 32, intermediate 48, vocabulary of 67.
 struct TinyModel {
   Json config = Json::parse(R"({
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 67,
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 16, "intermediate_size": 48, "hidden_act": "silu", "max_position_embeddings": 1024,
+    "head_dim": 32, "intermediate_size": 48, "hidden_act": "silu", "max_position_embeddings": 1024,
     "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "rope_scaling": null, "attention_bias": false,
     "tie_word_embeddings": false, "use_sliding_window": false, "sliding_window": null,
     "eos_token_id": 66, "torch_dtype": "bfloat16"})");
@@ -45,12 +45,12 @@ struct TinyModel {
       const std::string p = "model.layers." + std::to_string(i) + ".";
       Add(p + "input_layernorm.weight", {32});
       Add(p + "post_attention_layernorm.weight", {32});
-      Add(p + "self_attn.q_proj.weight", {64, 32});
-      Add(p + "self_attn.k_proj.weight", {32, 32});
-      Add(p + "self_attn.v_proj.weight", {32, 32});
-      Add(p + "self_attn.o_proj.weight", {32, 64});
-      Add(p + "self_attn.q_norm.weight", {16});
-      Add(p + "self_attn.k_norm.weight", {16});
+      Add(p + "self_attn.q_proj.weight", {128, 32});
+      Add(p + "self_attn.k_proj.weight", {64, 32});
+      Add(p + "self_attn.v_proj.weight", {64, 32});
+      Add(p + "self_attn.o_proj.weight", {32, 128});
+      Add(p + "self_attn.q_norm.weight", {32});
+      Add(p + "self_attn.k_norm.weight", {32});
       Add(p + "mlp.gate_proj.weight", {48, 32});
       Add(p + "mlp.up_proj.weight", {48, 32});
       Add(p + "mlp.down_proj.weight", {32, 48});

@@ -15,7 +15,7 @@ TEST(ActivationsTest, SizesFollowTheRank) {
   absl::StatusOr<Activations> a = Activations::Create(*shape, {.rows = 10, .lanes = 3, .ranks = 2});
   ASSERT_TRUE(a.ok());
   EXPECT_EQ(a->residual.shape, (std::array<int64_t, 2>{10, 32}));
-  EXPECT_EQ(a->qkv.shape, (std::array<int64_t, 2>{10, (2 + 2) * 16}));
+  EXPECT_EQ(a->qkv.shape, (std::array<int64_t, 2>{10, (2 + 2) * 32}));
   EXPECT_EQ(a->gate_up.shape, (std::array<int64_t, 2>{10, 48}));
   EXPECT_EQ(a->logits.shape, (std::array<int64_t, 2>{3, 34}));
   EXPECT_EQ(a->all_logits.shape, (std::array<int64_t, 2>{3, 68}));

@@ -73,9 +73,9 @@ TEST(ModelConfigTest, ReadsTheNewStyle) {
   absl::StatusOr<ModelConfig> c = Parse(config);
   ASSERT_TRUE(c.ok()) << c.status();
   EXPECT_EQ(c->rope_theta, 5e5);
-  EXPECT_EQ(c->inv_frequency.size(), 8u);
+  EXPECT_EQ(c->inv_frequency.size(), 16u);
   EXPECT_FLOAT_EQ(c->inv_frequency[0], 1.0f);
-  EXPECT_NEAR(c->inv_frequency[4], 1 / std::sqrt(5e5), 1e-9);
+  EXPECT_NEAR(c->inv_frequency[8], 1 / std::sqrt(5e5), 1e-9);
   config["rope_theta"] = 1e6;
   EXPECT_THAT(std::string(Parse(config).status().message()),
               HasSubstr("rope_theta is 1000000.0, must be rope_parameters.rope_theta"));

@@ -49,15 +49,15 @@ TEST(WeightsTest, FusesProjections) {
   absl::StatusOr<Weights> w = LoadTiny(model);
   ASSERT_TRUE(w.ok()) << w.status();
   const LayerWeights& layer = w->layers()[1];
-  EXPECT_EQ(layer.qkv.data.shape, (std::array<int64_t, 2>{128, 32}));
+  EXPECT_EQ(layer.qkv.data.shape, (std::array<int64_t, 2>{256, 32}));
   EXPECT_EQ(layer.gate_up.data.shape, (std::array<int64_t, 2>{96, 32}));
   const std::string p = "model.layers.1.";
-  EXPECT_EQ(layer.qkv.data(63, 5).bits,
-            Value(model, p + "self_attn.q_proj.weight", 63 * 32 + 5).bits);
-  EXPECT_EQ(layer.qkv.data(64, 0).bits, Value(model, p + "self_attn.k_proj.weight", 0).bits);
-  EXPECT_EQ(layer.qkv.data(127, 31).bits, Value(model, p + "self_attn.v_proj.weight", 1023).bits);
+  EXPECT_EQ(layer.qkv.data(127, 5).bits,
+            Value(model, p + "self_attn.q_proj.weight", 127 * 32 + 5).bits);
+  EXPECT_EQ(layer.qkv.data(128, 0).bits, Value(model, p + "self_attn.k_proj.weight", 0).bits);
+  EXPECT_EQ(layer.qkv.data(255, 31).bits, Value(model, p + "self_attn.v_proj.weight", 2047).bits);
   EXPECT_EQ(layer.gate_up.data(48, 1).bits, Value(model, p + "mlp.up_proj.weight", 1).bits);
-  EXPECT_EQ(layer.k_norm(0, 15).bits, Value(model, p + "self_attn.k_norm.weight", 15).bits);
+  EXPECT_EQ(layer.k_norm(0, 31).bits, Value(model, p + "self_attn.k_norm.weight", 31).bits);
   EXPECT_EQ(w->head().data(66, 31).bits, Value(model, "lm_head.weight", 67 * 32 - 1).bits);
 }
 
@@ -69,10 +69,10 @@ TEST(WeightsTest, SplitsByTheTable) {
   const LayerWeights& layer = w->layers()[0];
   const std::string p = "model.layers.0.";
   // Rows: heads 2 and 3 of q, 1 of k. Columns: the second half of o's and down's inputs.
-  EXPECT_EQ(layer.qkv.data(0, 0).bits, Value(model, p + "self_attn.q_proj.weight", 32 * 32).bits);
-  EXPECT_EQ(layer.qkv.data(32, 0).bits, Value(model, p + "self_attn.k_proj.weight", 16 * 32).bits);
+  EXPECT_EQ(layer.qkv.data(0, 0).bits, Value(model, p + "self_attn.q_proj.weight", 64 * 32).bits);
+  EXPECT_EQ(layer.qkv.data(64, 0).bits, Value(model, p + "self_attn.k_proj.weight", 32 * 32).bits);
   EXPECT_EQ(layer.out.data(3, 0).bits,
-            Value(model, p + "self_attn.o_proj.weight", 3 * 64 + 32).bits);
+            Value(model, p + "self_attn.o_proj.weight", 3 * 128 + 64).bits);
   EXPECT_EQ(layer.down.data(3, 1).bits, Value(model, p + "mlp.down_proj.weight", 3 * 48 + 25).bits);
   EXPECT_EQ(layer.gate_up.data(24, 0).bits, Value(model, p + "mlp.up_proj.weight", 24 * 32).bits);
   // Vocabulary: 34 rows on each rank, the last of the second one padding.
@@ -91,7 +91,7 @@ TEST(WeightsTest, TiedEmbeddingsHaveACopyForTheHead) {
   model.tensors.erase("lm_head.weight");
   EXPECT_TRUE(LoadTiny(model).ok());
   EXPECT_EQ(ParameterCount(ConfigOf(model)),
-            67 * 32 + 32 + 2 * (2 * 32 + 2 * 16 + 128 * 32 + 32 * 64 + 3 * 48 * 32));
+            67 * 32 + 32 + 2 * (2 * 32 + 2 * 32 + 256 * 32 + 32 * 128 + 3 * 48 * 32));
 }
 
 TEST(WeightsTest, NamesTheTensorThatIsWrong) {
@@ -101,7 +101,7 @@ TEST(WeightsTest, NamesTheTensorThatIsWrong) {
       [&](TinyModel& m) {
         m.Add(k, {32, 16});
       },
-      "tensor '" + k + "' has shape [32, 16], config.json asks for [32, 32]");
+      "tensor '" + k + "' has shape [32, 16], config.json asks for [64, 32]");
   ExpectRefused([&](TinyModel& m) { m.tensors[k].dtype = "F16"; },
                 "tensor '" + k + "' is F16, this version reads BF16 only");
   ExpectRefused(
@@ -115,13 +115,13 @@ TEST(WeightsTest, NamesTheTensorThatIsWrong) {
       },
       "1 tensors are not a part of Qwen3ForCausalLM with 2 layers: "
       "model.layers.2.mlp.up_proj.weight");
-  ExpectRefused([](TinyModel& m) { m.Add("model.layers.0.self_attn.q_proj.bias", {64}); },
+  ExpectRefused([](TinyModel& m) { m.Add("model.layers.0.self_attn.q_proj.bias", {128}); },
                 "model.layers.0.self_attn.q_proj.bias");
 }
 
 TEST(WeightsTest, IgnoresRotaryBuffers) {
   TinyModel model;
-  model.Add("model.layers.0.self_attn.rotary_emb.inv_freq", {8});
+  model.Add("model.layers.0.self_attn.rotary_emb.inv_freq", {16});
   EXPECT_TRUE(LoadTiny(model).ok());
 }
 
@@ -135,18 +135,18 @@ TEST(WeightsTest, SyntheticWeightsDependOnSeedAndPlaceOnly) {
   int different = 0;
   double sum = 0, squares = 0;
   for (int r = 0; r < 32; ++r) {
-    for (int c = 0; c < 64; ++c) {
+    for (int c = 0; c < 128; ++c) {
       sum += ToFloat(out(r, c));
       squares += ToFloat(out(r, c)) * ToFloat(out(r, c));
       different += out(r, c).bits != other->layers()[1].out.data(r, c).bits;
-      if (c >= 32) {
-        EXPECT_EQ(part->layers()[1].out.data(r, c - 32).bits, out(r, c).bits);
+      if (c >= 64) {
+        EXPECT_EQ(part->layers()[1].out.data(r, c - 64).bits, out(r, c).bits);
       }
     }
   }
-  EXPECT_GT(different, 2000);
-  EXPECT_NEAR(sum / 2048, 0, 0.002);
-  EXPECT_NEAR(std::sqrt(squares / 2048), 0.02, 0.001);
+  EXPECT_GT(different, 4000);
+  EXPECT_NEAR(sum / 4096, 0, 0.002);
+  EXPECT_NEAR(std::sqrt(squares / 4096), 0.02, 0.001);
   EXPECT_NEAR(ToFloat(whole->final_norm()(0, 7)), 1, 0.05);
   EXPECT_EQ(whole->matrices().size(), 9u);
 }

@@ -42,7 +42,7 @@ class RankModelTest : public ::testing::Test {
   RankModelTest() {
     tiny_.Write(dir_.path());
     request_ = InitFor(dir_.path());
-    request_.set_kv_bytes(uint64_t{4} << 20);
+    request_.set_kv_bytes(uint64_t{8} << 20);
     request_.set_max_step_tokens(300);
     request_.set_bound_selector(true);
   }
@@ -198,12 +198,13 @@ TEST_F(RankModelTest, CountsWhatDecodeRowsRead) {
   EXPECT_EQ(result.reads(1).mode(), v1::ATTENTION_MODE_EXACT);
   EXPECT_EQ(read.dense_tokens(), 2u * 2 * 300);
   EXPECT_EQ(read.dense_blocks(), 2u * 2 * 5);
-  EXPECT_EQ(read.dense_bytes(), 2u * 2 * 300 * 64);
+  EXPECT_EQ(read.dense_bytes(), 2u * 2 * 300 * 128);
   EXPECT_EQ(read.tokens(), 2u * (300 + 80));
   const uint64_t candidates = 3 * 64 - 20;  // the last block has 44 positions
   const KeyIndexShape& index = model->index().shape();
-  EXPECT_EQ(read.bytes(),
-            2 * (300 * 64 + 80 * 64 + 300 * index.FirstBytes() + candidates * index.SecondBytes()));
+  EXPECT_EQ(
+      read.bytes(),
+      2 * (300 * 128 + 80 * 128 + 300 * index.FirstBytes() + candidates * index.SecondBytes()));
   EXPECT_LT(read.blocks(), read.dense_blocks());
 }
 
@@ -231,7 +232,7 @@ TEST_F(RankModelTest, DescribesTheModel) {
   EXPECT_EQ(reply.model().architecture(), "Qwen3ForCausalLM");
   EXPECT_EQ(reply.model().vocab_size(), 67u);
   EXPECT_EQ(reply.model().max_context(), 1024u);
-  EXPECT_EQ(reply.kv_bytes_per_token(), 2u * 2 * 64);
+  EXPECT_EQ(reply.kv_bytes_per_token(), 2u * 2 * 128);
   EXPECT_EQ(reply.block_positions(), 64u);
   EXPECT_GT(reply.blocks(), 16u);
   EXPECT_GE(reply.startup_size(), 3);

@@ -34,7 +34,7 @@ void ExpectRefused(const std::function<void(v1::InitRequest&)>& change, const st
 TEST(RankPlanTest, SpendsKvBytesOnBlocks) {
   absl::StatusOr<RankPlan> plan = PlanRank(Request(), Config());
   ASSERT_TRUE(plan.ok()) << plan.status();
-  EXPECT_EQ(plan->kv.BlockBytes(), 64 * 2 * 2 * 64);
+  EXPECT_EQ(plan->kv.BlockBytes(), 64 * 2 * 2 * 128);
   int64_t kv = 0;
   for (const RankPlan::Memory& row : plan->memory) {
     if (row.what == "KV" || row.what == "key codes") kv += row.bytes;
@@ -48,7 +48,7 @@ TEST(RankPlanTest, SpendsKvBytesOnBlocks) {
 
 TEST(RankPlanTest, CutsTheContextToWhatKvHolds) {
   v1::InitRequest request = Request();
-  request.set_kv_bytes(100'000);
+  request.set_kv_bytes(200'000);
   absl::StatusOr<RankPlan> plan = PlanRank(request, Config());
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_LT(plan->blocks, 16);
@@ -65,6 +65,10 @@ TEST(RankPlanTest, NamesFieldValueAndLimit) {
   ExpectRefused([](v1::InitRequest& r) { r.set_max_budget(0); }, "init: max_budget is 0");
   ExpectRefused([](v1::InitRequest& r) { r.set_max_context(2000); },
                 "init: max_context is 2000, the model has positions up to 1024");
+  ModelConfig narrow = Config();
+  narrow.head_dim = 16;
+  EXPECT_EQ(std::string(PlanRank(Request(), narrow).status().message()),
+            "head_dim is 16, key codes need at least 32: set dense_layers to 2");
   ExpectRefused([](v1::InitRequest& r) { r.set_kv_bytes(1000); },
                 "init: kv_bytes is 1000, but one block of 64 positions needs");
 }
