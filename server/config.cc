@@ -272,8 +272,8 @@ absl::Status CheckRanges(const v1::ServerConfig& config) {
     const std::optional<uint64_t> value = Number(leaf);
     if (rule == nullptr || !value.has_value()) continue;
     if (*value < rule->min || *value > rule->max) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          leaf.path, " ", *value, " is outside ", rule->min, " to ", rule->max));
+      return absl::InvalidArgumentError(
+          absl::StrCat(leaf.path, " ", *value, " is outside ", rule->min, " to ", rule->max));
     }
   }
   return absl::OkStatus();
@@ -356,9 +356,8 @@ absl::Status ValidateConfig(const v1::ServerConfig& config) {
     if (!metrics.ok()) return metrics.status();
   }
   absl::Status status = OneOf("weights", config.weights(), {"files", "synthetic"});
-  status.Update(OneOf("log_level",
-                      config.log_level(),
-                      {"trace", "debug", "info", "warn", "error", "off"}));
+  status.Update(
+      OneOf("log_level", config.log_level(), {"trace", "debug", "info", "warn", "error", "off"}));
   status.Update(CheckRanges(config));
   status.Update(CheckSparse(config));
   return status;
@@ -366,9 +365,8 @@ absl::Status ValidateConfig(const v1::ServerConfig& config) {
 
 std::string ConfigHelp() {
   v1::ServerConfig defaults = DefaultConfig();
-  std::string out = absl::StrFormat("  %-30s %s\n",
-                                    "--config FILE",
-                                    "text-format ServerConfig; flags win over it");
+  std::string out = absl::StrFormat(
+      "  %-30s %s\n", "--config FILE", "text-format ServerConfig; flags win over it");
   for (const Leaf& leaf : Leaves(&defaults)) {
     const FieldRule* rule = FindRule(leaf.path);
     absl::StrAppendFormat(

@@ -33,9 +33,18 @@ TEST(LoadConfigTest, FillsEveryDefault) {
 }
 
 TEST(LoadConfigTest, FlagsOfEveryKind) {
-  auto config = LoadConfig({"--model=m", "--kv-memory-mib", "4096", "--sparse.mode=lagged",
-                            "--sparse.selector", "bound", "--bound-selector", "--sparse.top-p=0.5",
-                            "--sparse.budget", "256", "--dense-layers=0", "--listen=[::1]:0"});
+  auto config = LoadConfig({"--model=m",
+                            "--kv-memory-mib",
+                            "4096",
+                            "--sparse.mode=lagged",
+                            "--sparse.selector",
+                            "bound",
+                            "--bound-selector",
+                            "--sparse.top-p=0.5",
+                            "--sparse.budget",
+                            "256",
+                            "--dense-layers=0",
+                            "--listen=[::1]:0"});
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->kv_memory_mib(), 4096u);
   EXPECT_EQ(config->sparse().mode(), v1::ATTENTION_MODE_LAGGED);
@@ -43,7 +52,8 @@ TEST(LoadConfigTest, FlagsOfEveryKind) {
   EXPECT_TRUE(config->bound_selector());
   EXPECT_FLOAT_EQ(config->sparse().top_p(), 0.5f);
   EXPECT_EQ(config->sparse().budget(), 256u);
-  EXPECT_EQ(config->dense_layers(), 0u);  // a zero that was written is kept where zero means something
+  EXPECT_EQ(config->dense_layers(),
+            0u);  // a zero that was written is kept where zero means something
   EXPECT_EQ(config->listen(), "[::1]:0");
 }
 
@@ -101,7 +111,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{{"--model=m", "--sparse.top-p=x"}, "--sparse.top-p: 'x' is not a number"},
         Bad{{"--model=m", "--sparse.top-p=1.5"}, "sparse.top_p 1.5 is outside 0 to 1"},
         Bad{{"--model=m", "--sparse.budget=64"}, "sparse.budget 64 is outside 128"},
-        Bad{{"--model=m", "--sparse.budget=8192"}, "sparse.budget 8192 is more than max_budget 4096"},
+        Bad{{"--model=m", "--sparse.budget=8192"},
+            "sparse.budget 8192 is more than max_budget 4096"},
         Bad{{"--model=m", "--sparse.selector=bound"}, "needs bound_selector"},
         Bad{{"--model=m", "--weights=random"}, "weights 'random' is not one of files, synthetic"},
         Bad{{"--model=m", "--log-level=loud"}, "log_level 'loud' is not one of"},
