@@ -63,9 +63,12 @@ GrpcServer::~GrpcServer() {
 }
 
 bool GrpcServer::UpdateHealth() {
+  std::lock_guard lock(mu_);
   const Engine::Snapshot now = engine_.snapshot();
   const bool busy = now.running + now.waiting > 0;
-  const bool stalled = busy && absl::Now() - now.last_progress > kStall;
+  if (!busy || now.steps != seen_steps_) moved_at_ = absl::Now();
+  seen_steps_ = now.steps;
+  const bool stalled = absl::Now() - moved_at_ > kStall;
   SetHealth(now.healthy, now.healthy && !stalled && !draining_);
   return now.healthy;
 }
@@ -79,7 +82,10 @@ void GrpcServer::SetHealth(bool live, bool ready) {
 }
 
 void GrpcServer::Drain(absl::Duration limit) {
-  draining_ = true;
+  {
+    std::lock_guard lock(mu_);
+    draining_ = true;
+  }
   service_.StopAdmitting();
   UpdateHealth();
   spdlog::info("draining for at most {} s", absl::ToInt64Seconds(limit));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -28,7 +29,8 @@ class GrpcServer {
 
   int port() const { return port_; }
 
-  // Looks at the engine and sets the health names. False: the engine is dead. One caller at a time.
+  // Looks at the engine and sets the health names; to be called every second or so. False: the
+  // engine is dead.
   bool UpdateHealth();
 
   // Not ready, no new requests; running ones go on for at most `limit`, then end with UNAVAILABLE.
@@ -44,7 +46,11 @@ class GrpcServer {
   Engine& engine_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
-  std::atomic<bool> draining_{false};
+
+  std::mutex mu_;  // guards what follows
+  bool draining_ = false;
+  int64_t seen_steps_ = 0;
+  absl::Time moved_at_;  // when the engine last was idle or had done a step
 };
 
 }  // namespace asynctls
