@@ -296,9 +296,8 @@ TEST(TokenizeTest, TextChatAndBack) {
       added.set_content(message["content"].get<std::string>());
     }
     const Json& options = (*json)["options"];
-    if (options.contains("add_generation_prompt")) {
-      request.mutable_chat()->set_add_generation_prompt(options["add_generation_prompt"]);
-    }
+    request.mutable_chat()->set_add_generation_prompt(
+        options.value("add_generation_prompt", false));  // HuggingFace's default, not ours
     if (options.contains("enable_thinking")) {
       request.mutable_chat()->set_enable_thinking(options["enable_thinking"]);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole server on a free port, with the demo's tokenizer and FakeWorker in the place of the model.
+// A whole server on a free port, with the demo's tokenizer and FakeWorker in the place of the
+// model.
 #pragma once
 
 #include <gtest/gtest.h>
