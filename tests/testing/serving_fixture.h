@@ -16,6 +16,7 @@
 #include "asynctls/v1/generation.grpc.pb.h"
 #include "engine/base/check.h"
 #include "engine/base/json.h"
+#include "engine/base/logging.h"
 #include "engine/engine.h"
 #include "grpcpp/grpcpp.h"
 #include "server/config.h"
@@ -65,6 +66,7 @@ class TestServer {
 
   explicit TestServer(const Options& options = Defaults())
       : registry_(std::make_shared<prometheus::Registry>()), metrics_(*registry_) {
+    spdlog::set_level(spdlog::level::err);  // the default logger writes to stdout
     auto tokenizer = Tokenizer::Load(std::string(ASYNCTLS_SOURCE_DIR) +
                                      "/deploy/models/demo-qwen3/tokenizer.json");
     ASYNCTLS_CHECK(tokenizer.ok());
@@ -110,9 +112,12 @@ class TestServer {
     return out;
   }
 
-  // Waits until no request is in the engine; false after ten seconds.
+  // Waits until no request is in the engine and none holds a block (one that was cancelled keeps its
+  // blocks until the step in flight is back); false after ten seconds.
   bool WaitIdle() {
-    return WaitFor([](const Engine::Snapshot& s) { return s.running + s.waiting == 0; });
+    return WaitFor([](const Engine::Snapshot& s) {
+      return s.running + s.waiting == 0 && s.blocks_used == 0;
+    });
   }
   template <class Predicate>
   bool WaitFor(Predicate predicate) {
