@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 namespace asynctls {
 namespace {
@@ -44,7 +45,12 @@ inline size_t HashWord(uint64_t low, uint64_t high, int bits) {
 
 }  // namespace
 
-BpeScratch::BpeScratch() : cache_(size_t{1} << kCacheBits) {}
+BpeScratch::BpeScratch() : cache_(size_t{1} << kPairBits) {}
+
+void BpeScratch::Flush(std::vector<uint32_t>& out) {
+  out.insert(out.end(), block_.data(), block_.data() + block_count_);
+  block_count_ = 0;
+}
 
 void BpeScratch::ReleaseLargeBuffers() {
   constexpr size_t kKeep = 1 << 16;  // entries
@@ -83,31 +89,43 @@ inline uint32_t Bpe::RankOf(uint32_t left, uint32_t right) const {
   }
 }
 
-size_t Bpe::MergeShort(absl::string_view word, BpeScratch& scratch) const {
-  size_t count = word.size();
-  uint32_t* const ids = scratch.ids_.data();
-  uint32_t* const ranks = scratch.ranks_.data();
-  for (size_t i = 0; i < count; ++i) ids[i] = byte_ids_[static_cast<uint8_t>(word[i])];
-  for (size_t i = 0; i + 1 < count; ++i) ranks[i] = RankOf(ids[i], ids[i + 1]);
-  scratch.steps_ += count;
-  while (count > 1) {
-    size_t best = 0;
-    uint32_t best_rank = ranks[0];
-    for (size_t i = 1; i + 1 < count; ++i) {
-      if (ranks[i] < best_rank) best_rank = ranks[i], best = i;
-    }
-    if (best_rank == kNoRank) break;
-    ids[best] = whole_[best_rank];
-    --count;
-    std::memmove(ids + best + 1, ids + best + 2, (count - best - 1) * sizeof(uint32_t));
-    if (best + 1 < count) {
-      std::memmove(ranks + best, ranks + best + 1, (count - best - 1) * sizeof(uint32_t));
-      ranks[best] = RankOf(ids[best], ids[best + 1]);
-    }
-    if (best > 0) ranks[best - 1] = RankOf(ids[best - 1], ids[best]);
-    scratch.steps_ += 2;
+// Writes the ids to `ids`, which has room for one per byte, and returns their number.
+size_t Bpe::MergeShort(absl::string_view word, uint32_t* ids, BpeScratch& scratch) const {
+  // A symbol lives at the index of its first byte. pairs[i] is rank << 8 | i for the pair that
+  // begins at i, so that the least of all is the pair to merge next.
+  constexpr size_t kRoom = BpeScratch::kShortWord;
+  uint32_t pairs[kRoom];
+  uint8_t previous[kRoom], next[kRoom];
+  const uint32_t count = static_cast<uint32_t>(word.size());
+  for (uint32_t i = 0; i < count; ++i) {
+    ids[i] = byte_ids_[static_cast<uint8_t>(word[i])];
+    previous[i] = static_cast<uint8_t>(i - 1);
+    next[i] = static_cast<uint8_t>(i + 1);
   }
-  return count;
+  const auto look_up = [&](uint32_t i) {
+    pairs[i] = (next[i] == count ? kNoRank : RankOf(ids[i], ids[next[i]])) << 8 | i;
+  };
+  for (uint32_t i = 0; i < count; ++i) look_up(i);
+  uint32_t left = count;  // symbols
+  while (true) {
+    uint32_t best = pairs[0];
+    for (uint32_t i = 1; i < count; ++i) best = std::min(best, pairs[i]);
+    const uint32_t rank = best >> 8;
+    if (rank == kNoRank) break;
+    const uint32_t at = best & 0xff;
+    const uint32_t gone = next[at];
+    ids[at] = whole_[rank];
+    pairs[gone] = kNoRank << 8 | gone;
+    next[at] = next[gone];
+    if (next[at] != count) previous[next[at]] = static_cast<uint8_t>(at);
+    look_up(at);
+    if (at > 0) look_up(previous[at]);
+    --left;
+  }
+  scratch.steps_ += count + 2 * (count - left);
+  uint32_t out = 0;
+  for (uint32_t i = 0; i < count; i = next[i]) ids[out++] = ids[i];
+  return out;
 }
 
 void Bpe::MergeLong(absl::string_view word, BpeScratch& scratch, std::vector<uint32_t>& out) const {
@@ -165,30 +183,40 @@ void Bpe::Encode(absl::string_view word,
                  const char* readable_end,
                  BpeScratch& scratch,
                  std::vector<uint32_t>& out) const {
-  if (word.size() > BpeScratch::kShortWord) return MergeLong(word, scratch, out);
-  const auto merge_and_append = [&] {
-    const size_t count = MergeShort(word, scratch);
-    out.insert(out.end(), scratch.ids_.begin(), scratch.ids_.begin() + count);
-    return count;
-  };
+  static_assert(BpeScratch::kShortWord >= BpeScratch::kMaxWordIds);
+  if (scratch.block_count_ + BpeScratch::kShortWord > BpeScratch::kBlock) scratch.Flush(out);
+  uint32_t* const ids = scratch.block_.data() + scratch.block_count_;
   if (word.size() > BpeScratch::kMaxWordBytes) {
-    merge_and_append();
+    if (word.size() > BpeScratch::kShortWord) {
+      scratch.Flush(out);
+      return MergeLong(word, scratch, out);
+    }
+    scratch.block_count_ += MergeShort(word, ids, scratch);
     return;
   }
   uint64_t low, high;
   LoadWord(word, readable_end, low, high);
-  BpeScratch::CachedWord& cached = scratch.cache_[HashWord(low, high, BpeScratch::kCacheBits)];
-  if (cached.low == low && cached.high == high && cached.length == word.size()) {
-    out.insert(out.end(), cached.ids, cached.ids + cached.count);
-    return;
+  BpeScratch::CachePair& pair = scratch.cache_[HashWord(low, high, BpeScratch::kPairBits)];
+  const auto is_word = [&](const BpeScratch::CachedWord& cached) {
+    return cached.low == low && cached.high == high && cached.length == word.size();
+  };
+  if (!is_word(pair.recent)) {
+    std::swap(pair.recent, pair.older);
+    if (!is_word(pair.recent)) {
+      const size_t count = MergeShort(word, ids, scratch);
+      scratch.block_count_ += count;
+      if (count > BpeScratch::kMaxWordIds) return;
+      pair.recent.low = low;
+      pair.recent.high = high;
+      pair.recent.length = static_cast<uint16_t>(word.size());
+      pair.recent.count = static_cast<uint16_t>(count);
+      std::copy_n(ids, count, pair.recent.ids);
+      return;
+    }
   }
-  const size_t count = merge_and_append();
-  if (count > BpeScratch::kMaxWordIds) return;
-  cached.low = low;
-  cached.high = high;
-  cached.length = static_cast<uint8_t>(word.size());
-  cached.count = static_cast<uint8_t>(count);
-  std::copy_n(scratch.ids_.begin(), count, cached.ids);
+  // All of it, whatever the count: a copy of fixed size is faster.
+  std::memcpy(ids, pair.recent.ids, sizeof(pair.recent.ids));
+  scratch.block_count_ += pair.recent.count;
 }
 
 }  // namespace asynctls

@@ -78,7 +78,7 @@ absl::StatusOr<std::vector<uint32_t>> Tokenizer::Encode(absl::string_view text,
     return absl::InvalidArgumentError(absl::StrCat("text is not UTF-8 at byte ", offset));
   }
   std::vector<uint32_t> ids;
-  ids.reserve(text.size() / 4 + 16);
+  ids.reserve(text.size() / 2 + 16);
   ScratchLease scratch(*this);
   size_t done = 0;
   std::optional<AddedTokenFinder::Match> match = added_.Find(text, 0);
@@ -109,6 +109,7 @@ void Tokenizer::EncodeText(absl::string_view text,
     bpe_.Encode({p, static_cast<size_t>(next - p)}, end, scratch, out);
     p = next;
   }
+  scratch.Flush(out);
 }
 
 absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const uint32_t> ids,

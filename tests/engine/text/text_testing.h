@@ -35,6 +35,26 @@ inline std::vector<Json> ReadJsonLines(const std::string& path) {
   return lines;
 }
 
+// A tokenizer.json with the 256 bytes, "ab" (256), "abc" (257), the special token "<s>" (258) and
+// the plain one "<t>" (259), for tests that damage it.
+inline Json SmallTokenizerJson() {
+  Json json = ParseJson(ReadFile(DemoTokenizerPath()).value(), "demo").value();
+  Json vocab = Json::object();
+  for (const auto& [spelling, id] : json["model"]["vocab"].items()) {
+    if (id.get<int>() < 256) vocab[spelling] = id;
+  }
+  vocab["ab"] = 256;
+  vocab["abc"] = 257;
+  json["model"]["vocab"] = vocab;
+  json["model"]["merges"] = {"a b", "ab c"};
+  const Json flags = {
+      {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}};
+  json["added_tokens"] = {flags, flags};
+  json["added_tokens"][0].update({{"id", 258}, {"content", "<s>"}, {"special", true}});
+  json["added_tokens"][1].update({{"id", 259}, {"content", "<t>"}, {"special", false}});
+  return json;
+}
+
 // Up to `max_chars` characters: words, blanks, contractions, digits, marks, scripts, emoji, and now
 // and then any character at all.
 inline std::string RandomText(std::mt19937& random, int max_chars) {
