@@ -151,6 +151,12 @@ void PrintJson(const Reply& reply) {
 
 }  // namespace
 
+int Fail(const absl::Status& status, ExitCode code) {
+  absl::FPrintF(stderr, "asynctls: %s\n", status.ToString());
+  if (code == kExitUsage) absl::FPrintF(stderr, "--help lists the flags\n");
+  return code;
+}
+
 const std::vector<FlagSpec>& GenerateFlags() {
   static const std::vector<FlagSpec> specs = {
       {"target", "HOST:PORT", "the server"},

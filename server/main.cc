@@ -20,6 +20,7 @@
 #include "engine/base/logging.h"
 #include "engine/engine.h"
 #include "engine/metrics/metrics.h"
+#include "engine/parallel/gloo_communicator.h"
 #include "engine/text/tokenizer.h"
 #include "engine/worker/make_cpu_worker.h"
 #include "engine/worker/worker_group.h"
@@ -69,7 +70,7 @@ absl::StatusOr<Workers> StartWorkers(const v1::ServerConfig& config, const Token
   if (!calibration.ok()) return calibration.status();
   std::string rendezvous;
   if (config.tensor_parallel() > 1) {
-    absl::StatusOr<std::string> made = MakeRendezvous();
+    absl::StatusOr<std::string> made = GlooCommunicator::MakeRendezvous();
     if (!made.ok()) return made.status();
     rendezvous = *std::move(made);
   }
