@@ -4,6 +4,8 @@
 // Minutes of streams with cancels, against a server in this process (FakeWorker) or a running one.
 // Prints memory every ten seconds; at the end the slope of memory, terminal records and blocks in
 // use. Exit code 0: every request had exactly one end and no block stayed.
+#include <malloc.h>
+
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -40,6 +42,9 @@ double ResidentKib(const std::string& process) {
   std::fclose(file);
   return read == 2 ? resident * 4.0 : 0;
 }
+
+// Bytes this process has allocated and not freed, in KiB.
+double HeapKib() { return static_cast<double>(mallinfo2().uordblks) / 1024; }
 
 // Least squares of the second half: the first fills caches and pools.
 double SlopePerSample(const std::vector<double>& samples) {
@@ -85,20 +90,23 @@ int Soak(const Flags& flags) {
     RunLoad(*stub, load, counts);
     over = true;
   });
-  std::vector<double> resident;
+  std::vector<double> resident, heap;  // KiB
   absl::Time next = absl::Now();
   while (!over) {
     absl::SleepFor(absl::Milliseconds(100));
     if (absl::Now() < next) continue;
     next += kEvery;
     resident.push_back(ResidentKib(process));
-    absl::PrintF("begun %d finished %d cancelled %d other %d tokens %d, memory %.1f MiB\n",
-                 counts.begun.load(),
-                 counts.finished.load() + counts.outrun.load(),
-                 counts.cancelled.load(),
-                 counts.other.load(),
-                 counts.tokens.load(),
-                 resident.back() / 1024);
+    heap.push_back(HeapKib());
+    absl::PrintF(
+        "begun %d finished %d cancelled %d other %d tokens %d, memory %.1f MiB, heap %.2f\n",
+        counts.begun.load(),
+        counts.finished.load() + counts.outrun.load(),
+        counts.cancelled.load(),
+        counts.other.load(),
+        counts.tokens.load(),
+        resident.back() / 1024,
+        heap.back() / 1024);
     std::fflush(stdout);
   }
   runner.join();
@@ -109,11 +117,13 @@ int Soak(const Flags& flags) {
     local->server().Drain(absl::Seconds(10));
     absl::PrintF("blocks in use after drain: %d\n", local->engine().snapshot().blocks_used);
   }
-  absl::PrintF("requests %d, terminal records %d, faults %d, memory slope %+.1f KiB/minute\n",
-               counts.begun.load(),
-               counts.ended(),
-               counts.other.load(),
-               SlopePerSample(resident) * (absl::Minutes(1) / kEvery));
+  absl::PrintF(
+      "requests %d, terminal records %d, faults %d; KiB/minute: memory %+.1f, heap %+.1f\n",
+      counts.begun.load(),
+      counts.ended(),
+      counts.other.load(),
+      SlopePerSample(resident) * (absl::Minutes(1) / kEvery),
+      SlopePerSample(heap) * (absl::Minutes(1) / kEvery));
   return counts.other == 0 && counts.ended() == counts.begun && blocks_free ? 0 : 1;
 }
 
