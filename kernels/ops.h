@@ -112,8 +112,9 @@ struct KeyCodeTable {
   int r1 = 0;                   // even; r - r1 is even too
 };
 
-// One layer's key codes. Code of direction c = clamp(floor(x_c) + 8, 0, 15) with x_c = (key
-// product) - offset (one subtraction), NaN codes as 8; it stands for the value code - 7.5. Bytes are laid
+// One layer's key codes, a function of the keys as stored (bf16). Code of direction c =
+// clamp(floor(x_c) + 8, 0, 15) with x_c = (key product) - offset (one subtraction), NaN codes as 8;
+// it stands for the value code - 7.5. The open tail block is coded like any other. Bytes are laid
 // out per (slot, head) with the token index running fastest, two directions to a byte:
 // first[slot][g][c / 2][p] = code_c | code_{c+1} << 4 (c even), and the same for `second` with the
 // directions r1, r1 + 1, ...
@@ -192,19 +193,22 @@ struct Selection {
 // The turned query, written by SelectBlocks and read by SelectTokens. Exact: with m the largest
 // magnitude of the head's r products, code8_c = int8(rint(product_c * (127 / m))), scale = m *
 // (attention scale / 254), so that the approximate logit of a token is
-// float(sum_c code8_c * (2 code_c - 15)) * scale. m = 0 gives zeros; a product that is not finite
-// gives scale = NaN and code8 = 0: that head is left out and counted.
+// float(sum_c code8_c * (2 code_c - 15)) * scale. m below 2^-100 gives zeros (scale too); a product
+// that is not finite, or above 2^100, gives scale = NaN and code8 = 0: that head is left out and
+// counted. Padded rows (length 0) are not written. All of it is TurnQuery in kernels/ref/exact.h.
 struct TurnedQuery {
   View<int8_t, 3> code8;  // [S, Q, r]
   View<float, 2> scale;   // [S, Q]
 };
 
 // Level 1. Exact: s1(head, token) = float(int product over the first r1) * scale(head); the score
-// of a block is the maximum over its tokens below `length` and over the R heads; the max_blocks
-// best are kept, ties to the lower index; the first block and the last two are always in (they
-// count). Rows with lag != kExact exchange: `lag` [L, G, M + 1] holds the previous step's count
-// and blocks; kLagged rows get those, joined with the first and the last two blocks of now, and
-// leave their own behind; kLaggedFirst rows keep their own and leave a copy.
+// of a block is the maximum over its tokens below `length` and over the R heads (-inf without a
+// finite head); the max_blocks best by RankKey are kept: the first block and the last two before
+// all others (they count), then by score, ties (and the forced ones) to the lower index. Rows with
+// lag != kExact exchange:
+// `lag` [L, G, M + 1] holds the previous step's count and blocks; kLagged rows get those, joined
+// with the first and the last two blocks of now (up to 3 more than max_blocks), and leave their
+// own behind; kLaggedFirst rows keep their own and leave a copy. Padded rows select nothing.
 struct SelectBlocksArgs {
   View<const bf16, 3> q;  // [S, Q, D]
   View<const int32_t, 2> slot_table;
@@ -220,10 +224,11 @@ struct SelectBlocksArgs {
 // Level 2, over the tokens of out.blocks below `length`. Exact: logit(h, t) = float(int product
 // over all r) * scale(h); y = (logit - max_t logit) * 1.44269502f; weight(h, t) = FixedExp2(y), an
 // integer of 24 fraction bits; Z(h) = sum_t weight (64-bit integer); score(t) = chain over h of
-// fma(float(weight), 1.0f / float(Z(h)), score) from 0. Positions below kSinkPositions or within
-// kWindowPositions of the end come first; then by score, ties to the lower position; max_tokens
-// are kept. top_p < 1 keeps the smallest such prefix whose summed score reaches top_p of the
-// total, summed in integers of 2^-32. FixedExp2 is in kernels/ref/exact.h.
+// fma(float(weight), 1.0f / float(Z(h)), score) from 0. The max_tokens best by RankKey are kept:
+// positions below kSinkPositions or within kWindowPositions of the end before all others (they
+// count), then by score, ties (and the forced ones) to the lower position. top_p < 1 cuts them to the smallest prefix in
+// that order that holds all the forced ones kept and whose sum of FixedScore reaches
+// MassNeeded(top_p, sum over all candidates). FixedExp2 and the others are in kernels/ref/exact.h.
 struct SelectTokensArgs {
   View<const int32_t, 2> slot_table;
   View<const DecodeRow, 1> rows;
@@ -291,11 +296,12 @@ struct SampleRow {
   int32_t lane;       // last_token[lane] receives the token
 };
 
-// One token per row. Greedy: the largest logit, ties to the lower id. Else softmax(logit /
-// temperature) cut by top_k (ties to the lower id), then top_p (smallest prefix by probability
-// reaching top_p), then min_p (relative to the largest), then inverse CDF over the kept ids in
-// increasing id order at u = Philox4x32-10 keyed by seed at counter {position, index}. log_prob is of
-// the chosen token under softmax(logit) without temperature. Ids >= vocab are never chosen.
+// One token per row. Greedy (temperature 0): the largest logit, ties to the lower id. Else
+// softmax(logit / temperature) cut by top_k (ties to the lower id), then top_p (of what top_k left,
+// the smallest prefix by probability reaching top_p of it), then min_p (relative to the largest),
+// then inverse CDF over the kept ids in increasing id order at u = SampleUniform(seed, index,
+// position) of kernels/ref/philox.h. log_prob is of the chosen token under softmax(logit) without
+// temperature. Ids >= vocab are never chosen, and NaN logits have no probability.
 struct SampleArgs {
   View<const float, 2> logits;  // [S, V]
   int32_t vocab;

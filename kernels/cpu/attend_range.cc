@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/attend_range.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attend_range.cc"
+#include <hwy/foreach_target.h>
+// After foreach_target.h.
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include "kernels/cpu/bf16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace asynctls::HWY_NAMESPACE {
+
+// scores[h][p] = q[h] . key p, of kHeads heads and `count` positions. Row stride of scores:
+// kBlockPositions; rows of keys are `stride` apart.
+template <int kHeads>
+void Scores(const float* HWY_RESTRICT q,
+            const bf16* HWY_RESTRICT keys,
+            int64_t dim,
+            int64_t stride,
+            int64_t count,
+            float* HWY_RESTRICT scores) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t p = 0; p < count; ++p) {
+    const bf16* key = keys + p * stride;
+    hn::Vec<decltype(d)> sum[kHeads];
+    for (auto& v : sum) v = hn::Zero(d);
+    int64_t i = 0;
+    for (; i + lanes <= dim; i += lanes) {
+      const auto k = LoadBf16(d, key + i);
+      for (int h = 0; h < kHeads; ++h) {
+        sum[h] = hn::MulAdd(hn::LoadU(d, q + h * dim + i), k, sum[h]);
+      }
+    }
+    for (int h = 0; h < kHeads; ++h) {
+      float total = hn::GetLane(hn::SumOfLanes(d, sum[h]));
+      for (int64_t j = i; j < dim; ++j) total += q[h * dim + j] * ToFloat(key[j]);
+      scores[h * kBlockPositions + p] = total;
+    }
+  }
+}
+
+// out[h][i..] += weights[h][p] * value p, kVectors vectors of each head from column i on.
+template <int kHeads, int kVectors, class D>
+HWY_INLINE void AddColumns(D d,
+                           const float* HWY_RESTRICT weights,
+                           const bf16* HWY_RESTRICT values,
+                           int64_t stride,
+                           int64_t count,
+                           int64_t dim,
+                           float* HWY_RESTRICT out) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  hn::Vec<D> sum[kHeads][kVectors];
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::LoadU(d, out + h * dim + v * lanes);
+  }
+  for (int64_t p = 0; p < count; ++p) {
+    for (int v = 0; v < kVectors; ++v) {
+      const auto value = LoadBf16(d, values + p * stride + v * lanes);
+      for (int h = 0; h < kHeads; ++h) {
+        sum[h][v] = hn::MulAdd(hn::Set(d, weights[h * kBlockPositions + p]), value, sum[h][v]);
+      }
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) hn::StoreU(sum[h][v], d, out + h * dim + v * lanes);
+  }
+}
+
+template <int kHeads>
+void AddValues(const float* weights,
+               const bf16* values,
+               int64_t dim,
+               int64_t stride,
+               int64_t count,
+               float* out) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + 4 * lanes <= dim; i += 4 * lanes) {
+    AddColumns<kHeads, 4>(d, weights, values + i, stride, count, dim, out + i);
+  }
+  for (; i + lanes <= dim; i += lanes) {
+    AddColumns<kHeads, 1>(d, weights, values + i, stride, count, dim, out + i);
+  }
+  for (; i < dim; ++i) {
+    AddColumns<kHeads, 1>(OneLane(), weights, values + i, stride, count, dim, out + i);
+  }
+}
+
+// Turns one head's scores of a block (all kBlockPositions of them; -inf where there is none) into
+// weights and brings its part up to date, but for the values of this block.
+void Soften(float* HWY_RESTRICT scores,
+            float scale,
+            int64_t dim,
+            float* HWY_RESTRICT values,
+            float* largest,
+            float* sum) {
+  const hn::CappedTag<float, kBlockPositions> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto factor = hn::Set(d, scale);
+  auto top = hn::Set(d, *largest);
+  for (int64_t p = 0; p < kBlockPositions; p += lanes) {
+    const auto logit = hn::Mul(hn::Load(d, scores + p), factor);
+    hn::Store(logit, d, scores + p);
+    top = hn::Max(top, logit);
+  }
+  const float before = *largest;
+  *largest = hn::GetLane(hn::MaxOfLanes(d, top));
+  auto total = hn::Zero(d);
+  for (int64_t p = 0; p < kBlockPositions; p += lanes) {
+    const auto weight = hn::Exp(d, hn::Sub(hn::Load(d, scores + p), hn::Set(d, *largest)));
+    hn::Store(weight, d, scores + p);
+    total = hn::Add(total, weight);
+  }
+  if (*largest != before) {
+    const float change = std::exp(before - *largest);
+    *sum *= change;
+    for (int64_t i = 0; i < dim; ++i) values[i] *= change;
+  }
+  *sum += hn::GetLane(hn::SumOfLanes(d, total));
+}
+
+// One block's `count` positions, kHeads heads of the group at a time.
+template <int kHeads>
+void AttendBlock(const float* q,
+                 const bf16* rows,
+                 int64_t count,
+                 float scale,
+                 int64_t dim,
+                 float* scores,
+                 float* values,
+                 float* largest,
+                 float* sum) {
+  if (count < kBlockPositions) {
+    std::fill_n(scores, kHeads * kBlockPositions, -std::numeric_limits<float>::infinity());
+  }
+  Scores<kHeads>(q, rows, dim, 2 * dim, count, scores);
+  for (int h = 0; h < kHeads; ++h) {
+    Soften(scores + h * kBlockPositions, scale, dim, values + h * dim, largest + h, sum + h);
+  }
+  AddValues<kHeads>(scores, rows + dim, dim, 2 * dim, count, values);
+}
+
+// `q` [group, dim] widened; `scores` is scratch of 4 x kBlockPositions.
+void AttendBlocks(
+    const AttendGroup& a, const float* q, int64_t begin, int64_t end, float* part, float* scores) {
+  const KvView& kv = *a.kv;
+  const int64_t dim = kv.rows.dim(3) / 2;
+  float* largest = part + a.group * dim;
+  float* sum = largest + a.group;
+  std::fill_n(part, a.group * dim, 0.0f);
+  std::fill_n(largest, a.group, -std::numeric_limits<float>::infinity());
+  std::fill_n(sum, a.group, 0.0f);
+  for (int64_t p = begin; p < end; p += kBlockPositions) {
+    const bf16* rows = &kv.rows(kv.slot_table(a.lane, p / kBlockPositions), a.g, 0, 0);
+    const int64_t count = std::min<int64_t>(kBlockPositions, end - p);
+    for (int64_t h = 0; h < a.group; h += 4) {
+      const int64_t heads = std::min<int64_t>(4, a.group - h);
+      const auto block = heads == 4   ? AttendBlock<4>
+                         : heads == 3 ? AttendBlock<3>
+                         : heads == 2 ? AttendBlock<2>
+                                      : AttendBlock<1>;
+      block(q + h * dim, rows, count, a.scale, dim, scores, part + h * dim, largest + h, sum + h);
+    }
+  }
+}
+
+}  // namespace asynctls::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace asynctls {
+
+HWY_EXPORT(AttendBlocks);
+
+void AttendRange(const AttendGroup& a, int64_t begin, int64_t end, float* part, Scratch& scratch) {
+  const int64_t dim = a.kv->rows.dim(3) / 2;
+  float* q = scratch.Get<float>(0, a.group * dim);
+  std::transform(a.q, a.q + a.group * dim, q, ToFloat);
+  HWY_DYNAMIC_DISPATCH(AttendBlocks)
+  (a, q, begin, end, part, scratch.Get<float>(1, 4 * kBlockPositions));
+}
+
+void MergeParts(float* parts, int64_t count, int64_t group, int64_t dim, bf16* out) {
+  const int64_t size = AttendPartSize(group, dim);
+  if (count == 0) {
+    std::fill_n(out, group * dim, bf16{0});
+    return;
+  }
+  for (int64_t h = 0; h < group; ++h) {
+    const float* largest = parts + group * dim + h;
+    const float* sum = largest + group;
+    float top = largest[0];
+    for (int64_t c = 1; c < count; ++c) top = std::max(top, largest[c * size]);
+    float* values = parts + h * dim;
+    float total = 0;
+    for (int64_t c = 0; c < count; ++c) {
+      const float factor = std::exp(largest[c * size] - top);
+      const float* more = values + c * size;
+      total += sum[c * size] * factor;
+      for (int64_t i = 0; i < dim; ++i) values[i] = (c == 0 ? 0.0f : values[i]) + more[i] * factor;
+    }
+    for (int64_t i = 0; i < dim; ++i) out[h * dim + i] = ToBf16(values[i] / total);
+  }
+}
+
+}  // namespace asynctls
+#endif

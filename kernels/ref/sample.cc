@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "kernels/ref/philox.h"
+#include "kernels/ref/ref_ops.h"
+
+namespace asynctls {
+namespace {
+
+// Ids by logit, largest first, ties to the lower id; NaN last.
+std::vector<int32_t> Ranked(const float* logits, int32_t vocab) {
+  std::vector<int32_t> ids(static_cast<size_t>(vocab));
+  std::iota(ids.begin(), ids.end(), 0);
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
+    return logits[a] > logits[b] || (std::isnan(logits[b]) && !std::isnan(logits[a]));
+  });
+  return ids;
+}
+
+int32_t Draw(const float* logits, const std::vector<int32_t>& ranked, const SampleRow& row) {
+  const float largest = logits[ranked[0]];
+  std::vector<int32_t> kept = ranked;
+  if (row.top_k > 0) kept.resize(std::min(kept.size(), static_cast<size_t>(row.top_k)));
+  auto mass = [&](int32_t id) {
+    const double x = (static_cast<double>(logits[id]) - largest) / row.temperature;
+    return std::isnan(x) ? 0.0 : std::exp(x);
+  };
+  if (row.top_p < 1) {
+    double total = 0;
+    for (int32_t id : kept) total += mass(id);
+    double reached = 0;
+    size_t count = 0;
+    while (count < kept.size() && (count == 0 || reached < row.top_p * total)) {
+      reached += mass(kept[count++]);
+    }
+    kept.resize(count);
+  }
+  std::erase_if(kept, [&](int32_t id) { return mass(id) < row.min_p; });
+  std::sort(kept.begin(), kept.end());
+  double total = 0;
+  for (int32_t id : kept) total += mass(id);
+  const double target = SampleUniform(row.seed, row.index, row.position) * total;
+  double reached = 0;
+  int32_t last = ranked[0];
+  for (int32_t id : kept) {
+    if (mass(id) == 0) continue;
+    last = id;
+    reached += mass(id);
+    if (reached > target) break;
+  }
+  return last;
+}
+
+float LogProb(const float* logits, int32_t vocab, float largest, int32_t token) {
+  double total = 0;
+  for (int32_t id = 0; id < vocab; ++id) {
+    if (!std::isnan(logits[id])) total += std::exp(static_cast<double>(logits[id]) - largest);
+  }
+  return static_cast<float>(logits[token] - largest - std::log(total));
+}
+
+}  // namespace
+
+void RefOps::Sample(const SampleArgs& a) {
+  for (int64_t s = 0; s < a.rows.dim(0); ++s) {
+    const SampleRow& row = a.rows[s];
+    const float* logits = a.logits[s].data;
+    const std::vector<int32_t> ranked = Ranked(logits, a.vocab);
+    const int32_t token = row.temperature == 0 ? ranked[0] : Draw(logits, ranked, row);
+    a.token[s] = token;
+    a.log_prob[s] = LogProb(logits, a.vocab, logits[ranked[0]], token);
+    a.last_token[row.lane] = token;
+  }
+}
+
+}  // namespace asynctls

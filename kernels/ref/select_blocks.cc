@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Level 1: the definition of the block filter over the key codes.
+#include <vector>
+
+#include "kernels/ref/exact.h"
+#include "kernels/ref/ref_ops.h"
+#include "kernels/ref/selection.h"
+
+namespace asynctls {
+namespace {
+
+// The integer product of a turned query with the first r1 codes of one token.
+int FirstProduct(
+    const SelectBlocksArgs& a, const int8_t* code8, int64_t slot, int64_t g, int64_t p) {
+  int sum = 0;
+  for (int c = 0; c < a.code.r1; ++c) {
+    const int byte = a.codes.first(slot, g, c / 2, p);
+    sum += code8[c] * (2 * (c % 2 == 0 ? byte & 15 : byte >> 4) - 15);
+  }
+  return sum;
+}
+
+// Turns the R queries of group g of row s; returns how many were not finite.
+int TurnGroup(const SelectBlocksArgs& a, int64_t s, int64_t g) {
+  const int64_t d_count = a.q.dim(2), heads = a.q.dim(1) / a.code.turn.dim(0);
+  std::vector<float> q(d_count), product(a.code.turn.dim(2));
+  int nan_heads = 0;
+  for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
+    for (int64_t d = 0; d < d_count; ++d) q[d] = ToFloat(a.q(s, h, d));
+    a.turned.scale(s, h) = TurnQuery(
+        q.data(), a.code, static_cast<int>(g), a.scale, product.data(), a.turned.code8[s][h].data);
+    nan_heads += std::isnan(a.turned.scale(s, h));
+  }
+  return nan_heads;
+}
+
+float BlockScore(const SelectBlocksArgs& a, int64_t s, int64_t g, int64_t block) {
+  const DecodeRow& row = a.rows[s];
+  const int64_t heads = a.q.dim(1) / a.code.turn.dim(0);
+  const int64_t slot = a.slot_table(row.lane, block);
+  float best = -std::numeric_limits<float>::infinity();
+  for (int64_t p = 0; p < PositionsIn(block, row.length); ++p) {
+    for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
+      const float scale = a.turned.scale(s, h);
+      if (std::isnan(scale)) continue;
+      const int product = FirstProduct(a, a.turned.code8[s][h].data, slot, g, p);
+      best = std::max(best, static_cast<float>(product) * scale);
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+void RefOps::SelectBlocks(const SelectBlocksArgs& a) {
+  for (int64_t s = 0; s < a.rows.dim(0); ++s) {
+    const DecodeRow& row = a.rows[s];
+    const int64_t blocks = BlocksOf(row.length);
+    for (int64_t g = 0; g < a.code.turn.dim(0); ++g) {
+      int32_t* out = a.out.blocks[s][g].data;
+      int32_t& count = a.out.block_count(s, g);
+      count = 0;
+      a.out.nan_heads(s, g) = 0;
+      if (row.length == 0) continue;
+      a.out.nan_heads(s, g) = TurnGroup(a, s, g);
+      std::vector<uint64_t> ranks(blocks);
+      for (int64_t b = 0; b < blocks; ++b) {
+        ranks[b] =
+            RankKey(BlockIsForced(b, blocks), BlockScore(a, s, g, b), static_cast<int32_t>(b));
+      }
+      count = KeepBest(ranks.data(), blocks, row.max_blocks, out);
+      if (row.lag != DecodeRow::kExact) ExchangeLag(row, a.lag[row.lane][g].data, out, &count);
+    }
+  }
+}
+
+}  // namespace asynctls
