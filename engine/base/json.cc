@@ -48,8 +48,8 @@ class StrictBuilder {
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& e) {
     const absl::string_view what = e.what();
     const size_t detail = what.find("] ");
-    return Fail(absl::StrCat("byte ", position, ": ",
-                             detail == what.npos ? what : what.substr(detail + 2)));
+    return Fail(absl::StrCat(
+        "byte ", position, ": ", detail == what.npos ? what : what.substr(detail + 2)));
   }
   const std::string& error() const { return error_; }
 

@@ -16,8 +16,7 @@ constexpr int64_t kHeader = 64;  // keeps the mapping's length in front of the d
 
 void* AllocateMemory(MemoryKind, int64_t bytes) {
   const size_t length = static_cast<size_t>(bytes + kHeader);
-  void* base =
-      mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return nullptr;
   madvise(base, length, MADV_HUGEPAGE);
   *static_cast<size_t*>(base) = length;

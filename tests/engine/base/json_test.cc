@@ -39,9 +39,7 @@ TEST(ParseJsonTest, BoundsTheDepth) {
   EXPECT_TRUE(ParseJson(std::string(64, '[') + std::string(64, ']'), "x").ok());
 }
 
-TEST(ParseJsonTest, RefusesInvalidUtf8) {
-  EXPECT_FALSE(ParseJson("\"\xff\"", "x").ok());
-}
+TEST(ParseJsonTest, RefusesInvalidUtf8) { EXPECT_FALSE(ParseJson("\"\xff\"", "x").ok()); }
 
 TEST(ReadFileTest, NamesTheFileThatIsMissingOrTooLarge) {
   EXPECT_EQ(ReadFile("/nonexistent/f").status().code(), absl::StatusCode::kNotFound);

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// SlotTable: the device half's mirror of the block tables, one array [lanes, M] that ops index with
+// position / P. It changes only by the deltas of a StepPlan. While nothing is offloaded a block's
+// slot is its logical id, so the array holds block ids; a residency map would stand between the
+// two, here and nowhere else. Threading: its worker's thread only.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/device/buffer.h"
+
+namespace asynctls {
+
+class SlotTable {
+ public:
+  // Lanes of up to `max_blocks` blocks each, ids below `slots`. Errors: RESOURCE_EXHAUSTED.
+  static absl::StatusOr<SlotTable> Create(int lanes,
+                                          int64_t max_blocks,
+                                          int64_t slots,
+                                          MemoryKind kind);
+  static int64_t Bytes(int lanes, int64_t max_blocks) {
+    return lanes * max_blocks * static_cast<int64_t>(sizeof(int32_t));
+  }
+
+  // Appends logical blocks to a lane's table. Lanes may share blocks (prefix reuse). Errors:
+  // INVALID_ARGUMENT for an id that does not exist or a table longer than M. Requires: lane exists.
+  absl::Status Append(int lane, std::span<const uint32_t> blocks);
+
+  // Forgets a lane's table.
+  void Release(int lane) { used_[lane] = 0; }
+
+  // Blocks in a lane's table.
+  int64_t blocks(int lane) const { return used_[lane]; }
+  // [lanes, M]; entries at and after blocks(lane) are meaningless.
+  View<const int32_t, 2> view() const { return table_; }
+
+ private:
+  SlotTable(Buffer memory, int lanes, int64_t max_blocks, int64_t slots);
+
+  int64_t slots_;
+  Buffer memory_;
+  View<int32_t, 2> table_;
+  std::vector<int64_t> used_;
+};
+
+}  // namespace asynctls

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Transformer: the forward pass of Qwen3, one function per sub-layer. The residual stream is bf16
+// and every addition to it happens inside the norm that follows (RmsNormArgs), so a layer's output
+// is the pair (residual, x) until then.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "engine/model/activations.h"
+#include "engine/model/model_config.h"
+#include "engine/model/rank_shape.h"
+#include "engine/model/step.h"
+#include "engine/model/step_clock.h"
+#include "engine/model/weights.h"
+#include "engine/parallel/communicator.h"
+#include "engine/sparse/sparse_attention.h"
+#include "kernels/ops.h"
+
+namespace asynctls {
+
+template <Ops B>
+class Transformer {
+ public:
+  // Called after a layer has appended its keys: layer and q [T, Q, D]. For calibration.
+  using Observer = std::function<void(int layer, const AttentionBatch&, View<const bf16, 3> q)>;
+
+  // Prepares the weights for the backend. `group` is null for one rank. Requires: what is referred
+  // to outlives it.
+  Transformer(B& ops,
+              const ModelConfig& config,
+              const RankShape& shape,
+              Weights& weights,
+              Activations& activations,
+              SparseAttention<B>& attention,
+              Communicator* group)
+      : ops_(ops),
+        config_(config),
+        shape_(shape),
+        weights_(weights),
+        a_(activations),
+        attention_(attention),
+        group_(group) {
+    for (Matrix* matrix : weights_.matrices()) ops_.Prepare(*matrix);
+  }
+
+  // Logits of the sampled rows, [S, V] (columns at and after the vocabulary's size are padding),
+  // valid until the next call. Errors: UNAVAILABLE when the group of ranks is broken.
+  absl::StatusOr<View<const float, 2>> Forward(const Step& step, StepClock& clock) {
+    clock.Enter(StepPhase::kOther);
+    const int64_t rows = step.ids.dim(0);
+    absl::Status status = Embed(step, rows);
+    for (int layer = 0; layer < shape_.layers && status.ok(); ++layer) {
+      status = AttentionLayer(layer, step.attention, rows, clock);
+      if (status.ok()) status = FeedForwardLayer(layer, rows, clock);
+    }
+    if (!status.ok()) return status;
+    return Head(step, clock);
+  }
+
+  // Sees the queries of every layer of the next Forward calls; empty to stop.
+  void Observe(Observer observer) { observer_ = std::move(observer); }
+
+ private:
+  absl::Status Embed(const Step& step, int64_t rows) {
+    const View<bf16, 2> residual = a_.residual.Slice(0, rows);
+    ops_.Embed({.ids = step.ids,
+                .last_token = step.last_token,
+                .table = weights_.embedding(),
+                .first_id = shape_.first_id,
+                .out = residual});
+    ops_.RopeTable({.positions = step.attention.positions,
+                    .inv_frequency = {config_.inv_frequency.data(), {shape_.head_dim / 2}},
+                    .scale = config_.rope_scale,
+                    .cos_sin = a_.cos_sin.Slice(0, rows)});
+    return Sum(residual);
+  }
+
+  // x = Wo attention(norm(residual + x)).
+  absl::Status AttentionLayer(int layer,
+                              const AttentionBatch& batch,
+                              int64_t rows,
+                              StepClock& clock) {
+    const LayerWeights& w = weights_.layers()[layer];
+    const View<bf16, 2> x = a_.x.Slice(0, rows);
+    const View<bf16, 2> residual = a_.residual.Slice(0, rows);
+    const View<bf16, 2> qkv = a_.qkv.Slice(0, rows);
+    const View<bf16, 3> q = a_.q.Slice(0, rows);
+    const View<bf16, 2> out = a_.attention.Slice(0, rows);
+    if (layer == 0) {  // nothing to add yet
+      Norm(residual, {}, w.input_norm, x);
+    } else {
+      Norm(x, residual, w.input_norm, x);
+    }
+    clock.Enter(StepPhase::kGemm);
+    ops_.Gemm({.x = x, .w = &w.qkv, .out = qkv});
+    clock.Enter(StepPhase::kOther);
+    attention_.Append(layer,
+                      batch,
+                      {.qkv = qkv,
+                       .q_norm = w.q_norm[0],
+                       .k_norm = w.k_norm[0],
+                       .eps = config_.rms_eps,
+                       .cos_sin = a_.cos_sin.Slice(0, rows)},
+                      q);
+    if (observer_) observer_(layer, batch, q);
+    clock.Enter(StepPhase::kAttentionPrefill);
+    attention_.AttendPrefill(layer, batch, q, out);
+    clock.Enter(StepPhase::kSelect);
+    attention_.Select(layer, batch, q);
+    clock.Enter(StepPhase::kAttentionDecode);
+    attention_.AttendDense(layer, batch, q, out);
+    attention_.AttendSparse(layer, batch, q, out);
+    clock.Enter(StepPhase::kGemm);
+    ops_.Gemm({.x = out, .w = &w.out, .out = x});
+    clock.Enter(StepPhase::kOther);
+    return Sum(x);
+  }
+
+  // x = Wdown swiglu(Wgate_up norm(residual + x)).
+  absl::Status FeedForwardLayer(int layer, int64_t rows, StepClock& clock) {
+    const LayerWeights& w = weights_.layers()[layer];
+    const View<bf16, 2> x = a_.x.Slice(0, rows);
+    const View<bf16, 2> gate_up = a_.gate_up.Slice(0, rows);
+    const View<bf16, 2> inner = a_.inner.Slice(0, rows);
+    Norm(x, a_.residual.Slice(0, rows), w.post_norm, x);
+    clock.Enter(StepPhase::kGemm);
+    ops_.Gemm({.x = x, .w = &w.gate_up, .out = gate_up});
+    clock.Enter(StepPhase::kOther);
+    ops_.SwiGlu({.gate_up = gate_up, .out = inner});
+    clock.Enter(StepPhase::kGemm);
+    ops_.Gemm({.x = inner, .w = &w.down, .out = x});
+    clock.Enter(StepPhase::kOther);
+    return Sum(x);
+  }
+
+  absl::StatusOr<View<const float, 2>> Head(const Step& step, StepClock& clock) {
+    const int64_t count = step.sampled.dim(0);
+    const View<bf16, 2> x = a_.sampled_x.Slice(0, count);
+    const View<bf16, 2> residual = a_.sampled_residual.Slice(0, count);
+    const View<float, 2> part = a_.logits.Slice(0, count);
+    if (count == 0) return View<const float, 2>(part);
+    ops_.CopyRows({.src = a_.x, .rows = step.sampled, .dst = x});
+    ops_.CopyRows({.src = a_.residual, .rows = step.sampled, .dst = residual});
+    Norm(x, residual, weights_.final_norm(), x);
+    clock.Enter(StepPhase::kGemm);
+    ops_.Logits({.x = x, .w = &weights_.head(), .out = part});
+    clock.Enter(StepPhase::kOther);
+    if (group_ == nullptr) return View<const float, 2>(part);
+    const View<float, 2> all = a_.all_logits.Slice(0, count);
+    const absl::Status status = group_->AllGather(part, all);
+    if (!status.ok()) return status;
+    return View<const float, 2>(all);
+  }
+
+  void Norm(View<const bf16, 2> x,
+            View<bf16, 2> residual,
+            const View<bf16, 2>& weight,
+            View<bf16, 2> out) {
+    ops_.RmsNorm(
+        {.x = x, .residual = residual, .weight = weight[0], .out = out, .eps = config_.rms_eps});
+  }
+
+  // Adds up the ranks' parts.
+  absl::Status Sum(View<bf16, 2> x) {
+    if (group_ == nullptr) return absl::OkStatus();
+    return group_->AllReduceSum({x.data, {x.size()}});
+  }
+
+  B& ops_;
+  const ModelConfig& config_;
+  const RankShape& shape_;
+  Weights& weights_;
+  Activations& a_;
+  SparseAttention<B>& attention_;
+  Communicator* const group_;
+  Observer observer_;
+};
+
+}  // namespace asynctls

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks, admission and fair planning. What follows a step is in scheduler_commit.cc.
+#include "engine/scheduler/scheduler.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/check.h"
+
+namespace asynctls {
+namespace {
+
+// Waiting requests looked at per step behind one that does not fit: bounds the prefix look-ups.
+constexpr int kLookahead = 16;
+
+double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config, Metrics& metrics)
+    : config_(config), metrics_(metrics), allocator_(config.blocks) {
+  ASYNCTLS_CHECK(config_.block_positions > 0 && config_.max_step_tokens > 0);
+  for (Lane lane = 0; lane < std::min(config_.max_lanes, config_.max_step_tokens); ++lane) {
+    free_lanes_.insert(lane);
+  }
+  UpdateBlockGauges();
+}
+
+absl::Status Scheduler::Check(const SchedulerConfig& config, const Request& request) {
+  const uint64_t prompt = request.prompt.size();
+  if (prompt == 0) return absl::InvalidArgumentError("prompt: no tokens");
+  if (request.max_tokens == 0) return absl::InvalidArgumentError("max_tokens: must be at least 1");
+  const uint64_t length = prompt + request.max_tokens;
+  if (length > config.max_context) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens: ",
+                                                   prompt,
+                                                   " + ",
+                                                   request.max_tokens,
+                                                   " = ",
+                                                   length,
+                                                   " tokens, the context holds ",
+                                                   config.max_context));
+  }
+  const uint64_t blocks = (length + config.block_positions - 1) / config.block_positions;
+  if (blocks > config.blocks) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens: ",
+                                                   prompt,
+                                                   " + ",
+                                                   request.max_tokens,
+                                                   " tokens need ",
+                                                   blocks,
+                                                   " KV blocks of ",
+                                                   config.block_positions,
+                                                   ", the server has ",
+                                                   config.blocks));
+  }
+  if (prompt > config.max_waiting_prompt_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt: ",
+                     prompt,
+                     " tokens, the queue holds max_waiting_prompt_tokens = ",
+                     config.max_waiting_prompt_tokens));
+  }
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    if (request.prompt[i] >= config.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("prompt: id ",
+                                                     request.prompt[i],
+                                                     " at position ",
+                                                     i,
+                                                     ", the vocabulary has ",
+                                                     config.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Scheduler::Add(Request request, absl::Time arrived) {
+  const BlockName root = namer_.Root(config_.fingerprint, request.cache_salt);
+  waiting_.push_back(std::make_unique<Sequence>(
+      std::move(request), arrived, config_.block_positions, allocator_, namer_, root));
+  metrics_.requests_started.Increment();
+  metrics_.requests_waiting.Increment();
+}
+
+// ------------------------------------------------------------------------------------ admission --
+
+int64_t Scheduler::reserved() const {
+  int64_t blocks = 0;
+  for (const auto& sequence : running_) {
+    if (!sequence->finished) blocks += sequence->reserved();
+  }
+  return blocks;
+}
+
+bool Scheduler::Fits(const Sequence& sequence) const {
+  const int64_t room = allocator_.available() - reserved();
+  return sequence.full_blocks() <= room ||
+         sequence.full_blocks() - sequence.CountHeldHits() <= room;
+}
+
+void Scheduler::Admit(absl::Time now) {
+  int passed = 0;
+  for (size_t i = 0; i < waiting_.size() && !free_lanes_.empty() && passed < kLookahead;) {
+    // The first in the queue is the one overtaken most often.
+    if (i > 0 && waiting_.front()->overtaken >= config_.max_overtakes) return;
+    if (!Fits(*waiting_[i])) {
+      ++i, ++passed;
+      continue;
+    }
+    for (size_t earlier = 0; earlier < i; ++earlier) ++waiting_[earlier]->overtaken;
+    std::unique_ptr<Sequence> sequence = std::move(waiting_[i]);
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    Enter(std::move(sequence), now);
+  }
+}
+
+void Scheduler::Enter(std::unique_ptr<Sequence> sequence, absl::Time now) {
+  LeaveQueue(*sequence);
+  sequence->lane = *free_lanes_.begin();
+  free_lanes_.erase(free_lanes_.begin());
+  sequence->admitted = now;
+  metrics_.requests_running.Increment();
+  metrics_.queue_time.Observe(Seconds(now - sequence->arrived));
+  metrics_.prefix_cache_queries_tokens.Increment(sequence->usage.prompt_tokens);
+  AdoptPrefix(*sequence);  // now: what it finds counts in the next one's Fits
+  running_.push_back(std::move(sequence));
+}
+
+void Scheduler::LeaveQueue(const Sequence& sequence) {
+  metrics_.requests_waiting.Decrement();
+  ++left_queue_requests_;
+  left_queue_tokens_ += sequence.request().prompt.size();
+}
+
+// ------------------------------------------------------------------------------------- planning --
+
+v1::StepPlan Scheduler::Plan(absl::Time now) {
+  ASYNCTLS_CHECK(!in_flight_);
+  Admit(now);
+  uint32_t decodes = 0;
+  for (const auto& sequence : running_) {
+    AdoptPrefix(*sequence);
+    decodes += sequence->prefill_left() == 0;
+  }
+  v1::StepPlan plan;
+  PlanPrefill(config_.max_step_tokens - decodes, plan);
+  PlanDecodes(plan);
+  UpdateBlockGauges();
+  if (plan.work().empty()) return plan;
+  plan.set_step(++step_);
+  plan.mutable_released_lanes()->Add(released_.begin(), released_.end());
+  released_.clear();
+  in_flight_ = true;
+  planned_at_ = now;
+  return plan;
+}
+
+void Scheduler::AdoptPrefix(Sequence& sequence) {
+  metrics_.prefix_cache_hits_tokens.Increment(sequence.AdoptPrefix());
+}
+
+// The budget is shared max-min fair: everybody gets an equal share, and what short ones leave goes
+// to the longer. A sequence about to compute what an older one is computing waits and takes it
+// over.
+void Scheduler::PlanPrefill(uint32_t budget, v1::StepPlan& plan) {
+  std::vector<Sequence*> reading;
+  for (const auto& sequence : running_) {
+    if (sequence->prefill_left() == 0) continue;
+    const bool waits = std::any_of(reading.begin(), reading.end(), [&](const Sequence* older) {
+      return sequence->WaitsFor(*older);
+    });
+    if (!waits) reading.push_back(sequence.get());
+  }
+  std::vector<size_t> by_length(reading.size());
+  std::iota(by_length.begin(), by_length.end(), 0);
+  std::stable_sort(by_length.begin(), by_length.end(), [&](size_t a, size_t b) {
+    return reading[a]->prefill_left() < reading[b]->prefill_left();
+  });
+  std::vector<uint32_t> rows(reading.size());
+  for (size_t i = 0; i < by_length.size(); ++i) {
+    const uint32_t share = budget / static_cast<uint32_t>(by_length.size() - i);
+    rows[by_length[i]] = std::min(share, reading[by_length[i]]->prefill_left());
+    budget -= rows[by_length[i]];
+  }
+  for (size_t i = 0; i < reading.size(); ++i) AddWork(*reading[i], rows[i], plan);
+  const uint32_t total = std::accumulate(rows.begin(), rows.end(), 0u);
+  if (total > 0) metrics_.step_rows_prefill.Observe(total);
+}
+
+void Scheduler::PlanDecodes(v1::StepPlan& plan) {
+  uint32_t rows = 0;
+  for (const auto& sequence : running_) {
+    if (sequence->prefill_left() > 0) continue;
+    AddWork(*sequence, 1, plan);
+    ++rows;
+  }
+  if (rows > 0) metrics_.step_rows_decode.Observe(rows);
+}
+
+void Scheduler::AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan) {
+  ASYNCTLS_CHECK(rows > 0);
+  if (!sequence.started) {
+    v1::LaneStart& start = *plan.add_starts();
+    start.set_lane(*sequence.lane);
+    *start.mutable_sampling() = sequence.request().sampling;
+    *start.mutable_sparse() = sequence.request().sparse;
+    sequence.started = true;
+  }
+  sequence.PlanRows(rows, *plan.add_work());
+}
+
+void Scheduler::UpdateBlockGauges() {
+  const double total = static_cast<double>(allocator_.total());
+  const double used = static_cast<double>(allocator_.used());
+  const double reserved = static_cast<double>(this->reserved());
+  metrics_.kv_blocks.used.Set(used);
+  metrics_.kv_blocks.cached.Set(static_cast<double>(allocator_.cached()));
+  metrics_.kv_blocks.free.Set(static_cast<double>(allocator_.free()));
+  metrics_.kv_blocks.reserved.Set(reserved);
+  metrics_.kv_blocks.total.Set(total);
+  metrics_.kv_usage_ratio.Set(total > 0 ? (used + reserved) / total : 0);
+}
+
+int Scheduler::running() const {
+  return static_cast<int>(
+      std::count_if(running_.begin(), running_.end(), [](const auto& s) { return !s->finished; }));
+}
+
+}  // namespace asynctls

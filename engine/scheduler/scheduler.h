@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scheduler: turns waiting and running requests into a StepPlan and applies its StepResult. No
+// threads, no clock (time is passed in), no I/O: the same calls give the same plans. Engine thread
+// only, except Check. The rules are written down in engine/README.md.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "asynctls/v1/worker.pb.h"
+#include "engine/blocks/block_allocator.h"
+#include "engine/blocks/block_name.h"
+#include "engine/metrics/metrics.h"
+#include "engine/scheduler/request.h"
+#include "engine/scheduler/sequence.h"
+
+namespace asynctls {
+
+struct SchedulerConfig {
+  // From InitReply.
+  uint32_t blocks = 0;
+  uint32_t block_positions = 64;
+  uint32_t max_context = 0;  // positions of a sequence, prompt and reply
+  uint32_t vocab_size = 0;   // prompt ids are below
+  std::string fingerprint;   // ModelInfo.fingerprint
+  // From ServerConfig. At most max_step_tokens lanes are used, so that every lane gets a row.
+  uint32_t max_lanes = 32;
+  uint32_t max_step_tokens = 1024;
+  uint32_t max_waiting_requests = 256;
+  uint64_t max_waiting_prompt_tokens = 4194304;
+  // How many later requests may be admitted before one that does not fit yet.
+  uint32_t max_overtakes = 8;
+};
+
+class Scheduler {
+ public:
+  // A piece of news for the request's on_event.
+  struct Event {
+    std::shared_ptr<Request> request;
+    TokenEvent event;
+  };
+
+  // `metrics` outlives the scheduler.
+  Scheduler(const SchedulerConfig& config, Metrics& metrics);
+
+  // Any thread: whether the request can ever run. Errors: INVALID_ARGUMENT with field and numbers.
+  static absl::Status Check(const SchedulerConfig& config, const Request& request);
+
+  // Takes a checked request whose id no other unfinished one has; `arrived` starts its clocks.
+  void Add(Request request, absl::Time arrived);
+
+  // Ends requests at once, with kAborted and `why`; unknown ids are ignored. Lane and blocks of one
+  // in the plan in flight are kept until that step returns.
+  void Cancel(const std::string& id, const absl::Status& why, absl::Time now);
+  void CancelAll(const absl::Status& why, absl::Time now);
+  // Ends those whose deadline has passed, in any phase (kAborted, DEADLINE_EXCEEDED).
+  void Expire(absl::Time now);
+  absl::Time NextDeadline() const;  // InfiniteFuture without any
+  // The workers are dead: ends everything with kFailed and `why`; the plan in flight is forgotten.
+  void FailAll(const absl::Status& why, absl::Time now);
+
+  // The next step; without `work` when there is nothing to do. Requires: no plan in flight. A plan
+  // with work is in flight until Commit or FailAll.
+  v1::StepPlan Plan(absl::Time now);
+
+  // Applies the result of the plan in flight. Errors: INTERNAL when it does not answer that plan
+  // (nothing is changed; FailAll is what is left to do).
+  absl::Status Commit(const v1::StepResult& result, absl::Time now);
+
+  // News since the last call, in order.
+  std::vector<Event> TakeEvents() { return std::exchange(events_, {}); }
+
+  int running() const;  // admitted and not finished
+  int waiting() const { return static_cast<int>(waiting_.size()); }
+  // Of all requests ever added: those no longer waiting, and their prompt tokens.
+  uint64_t left_queue_requests() const { return left_queue_requests_; }
+  uint64_t left_queue_tokens() const { return left_queue_tokens_; }
+  int64_t committed_steps() const { return committed_steps_; }
+  const BlockAllocator& blocks() const { return allocator_; }
+  int64_t reserved() const;  // blocks promised to running requests and not held yet
+
+ private:
+  using Sequences = std::vector<std::unique_ptr<Sequence>>;
+
+  // Admission.
+  void Admit(absl::Time now);
+  bool Fits(const Sequence& sequence) const;
+  void Enter(std::unique_ptr<Sequence> sequence, absl::Time now);
+  void LeaveQueue(const Sequence& sequence);
+
+  // Planning.
+  void AdoptPrefix(Sequence& sequence);
+  void PlanPrefill(uint32_t budget, v1::StepPlan& plan);
+  void PlanDecodes(v1::StepPlan& plan);
+  void AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan);
+
+  // Committing.
+  absl::Status CheckResult(const v1::StepResult& result) const;
+  void CommitSequence(Sequence& sequence, const v1::StepResult& result, absl::Time now);
+  void CommitToken(Sequence& sequence, const v1::SampledToken& sampled, absl::Time now);
+  void CountReads(const v1::StepResult& result);
+
+  // Ending. `End` selects unfinished sequences, waiting or running, and finishes them.
+  template <class Predicate>
+  void End(Predicate which, FinishReason reason, const absl::Status& why, absl::Time now);
+  void Finish(Sequence& sequence,
+              FinishReason reason,
+              const absl::Status& why,
+              std::optional<Token> stop_token,
+              absl::Time now);
+  void DropFinished();
+  void UpdateBlockGauges();
+  Sequence* OnLane(Lane lane) const;
+
+  const SchedulerConfig config_;
+  const BlockNamer namer_;
+  Metrics& metrics_;
+
+  BlockAllocator allocator_;  // outlives the sequences below
+  Sequences waiting_;         // in order of arrival
+  Sequences running_;         // in order of admission; finished ones while their step is in flight
+  std::set<Lane> free_lanes_;
+  std::vector<Lane> released_;  // to be told with the next plan
+  std::vector<Event> events_;
+  uint64_t step_ = 0;
+  int64_t committed_steps_ = 0;
+  bool in_flight_ = false;
+  absl::Time planned_at_;
+  uint64_t left_queue_requests_ = 0, left_queue_tokens_ = 0;
+};
+
+}  // namespace asynctls

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Progress of one request and the blocks that go with it.
+#include "engine/scheduler/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/types/span.h"
+#include "engine/base/check.h"
+
+namespace asynctls {
+namespace {
+
+uint32_t PromptSize(const Request& request) { return static_cast<uint32_t>(request.prompt.size()); }
+
+uint32_t TailSize(const Request& request) { return std::min(request.tail, PromptSize(request)); }
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Sequence::Sequence(Request request,
+                   absl::Time arrived,
+                   uint32_t block_positions,
+                   BlockAllocator& allocator,
+                   const BlockNamer& namer,
+                   const BlockName& root)
+    : arrived(arrived),
+      request_(std::make_shared<Request>(std::move(request))),
+      block_positions_(block_positions),
+      prefill_end_(PromptSize(*request_) - TailSize(*request_)),
+      shareable_((PromptSize(*request_) - std::max(1u, TailSize(*request_))) / block_positions),
+      full_blocks_(CeilDiv(int64_t{PromptSize(*request_)} + request_->max_tokens, block_positions)),
+      allocator_(allocator),
+      table_(allocator) {
+  usage.prompt_tokens = PromptSize(*request_);
+  names_.resize(prefill_end_ / block_positions_);
+  BlockName previous = root;
+  for (size_t block = 0; block < names_.size(); ++block) {
+    previous = names_[block] = namer.Next(previous, BlockTokens(block));
+  }
+}
+
+absl::Span<const Token> Sequence::BlockTokens(size_t block) const {
+  return absl::MakeConstSpan(request_->prompt).subspan(block * block_positions_, block_positions_);
+}
+
+int64_t Sequence::CountHeldHits() const {
+  int64_t held = 0;
+  for (uint32_t block = 0; block < shareable_; ++block) {
+    const auto hit = allocator_.Find(names_[block], BlockTokens(block));
+    if (!hit.has_value()) break;
+    held += allocator_.references(*hit) > 0;
+  }
+  return held;
+}
+
+uint32_t Sequence::AdoptPrefix() {
+  const uint32_t before = computed_;
+  while (computed_ % block_positions_ == 0 && computed_ / block_positions_ < shareable_) {
+    const uint32_t block = computed_ / block_positions_;
+    const auto hit = allocator_.Find(names_[block], BlockTokens(block));
+    if (!hit.has_value()) break;
+    table_.Adopt(*hit);
+    computed_ += block_positions_;
+    named_ = block + 1;
+  }
+  usage.cached_tokens += computed_ - before;
+  return computed_ - before;
+}
+
+bool Sequence::WaitsFor(const Sequence& older) const {
+  const uint32_t block = computed_ / block_positions_;
+  return computed_ % block_positions_ == 0 && block < shareable_ && block < older.names_.size() &&
+         older.computed_ < (block + 1) * block_positions_ && names_[block] == older.names_[block];
+}
+
+void Sequence::PlanRows(uint32_t count, v1::LaneWork& work) {
+  ASYNCTLS_CHECK(rows_in_flight_ == 0 && lane.has_value());
+  const uint32_t prompt = PromptSize(*request_);
+  const uint32_t end = computed_ + count;
+  decode_in_flight_ = prefill_left() == 0;
+  sample_in_flight_ = end >= prompt;
+  rows_in_flight_ = count;
+  while (table_.size() * block_positions_ < end) table_.Grow();
+  work.set_lane(*lane);
+  work.mutable_new_blocks()->Add(table_.ids().begin() + announced_, table_.ids().end());
+  announced_ = static_cast<uint32_t>(table_.size());
+  work.set_start(computed_);
+  work.set_count(count);
+  if (computed_ < prompt) {
+    const auto first = request_->prompt.begin() + computed_;
+    work.mutable_tokens()->Add(first, first + count);
+  }
+  work.set_decode(decode_in_flight_);
+  work.set_sample(sample_in_flight_);
+}
+
+void Sequence::CommitRows() {
+  computed_ += rows_in_flight_;
+  rows_in_flight_ = 0;
+  const uint32_t full =
+      std::min(computed_ / block_positions_, static_cast<uint32_t>(names_.size()));
+  for (; named_ < full; ++named_) {
+    allocator_.SetName(table_.ids()[named_], names_[named_], BlockTokens(named_));
+  }
+}
+
+}  // namespace asynctls

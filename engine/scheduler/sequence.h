@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sequence: one accepted request in progress: how far it is, the blocks it holds, and what its next
+// rows are. It decides nothing about others; that is the scheduler. Engine thread only.
+//
+// A prompt of n tokens with `tail` t is read in two parts: positions [0, n - t) by prefill chunks,
+// [n - t, n) by decode rows with explicit tokens, one per step. Whole blocks of the first part are
+// the ones that are named and shared.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "asynctls/v1/worker.pb.h"
+#include "engine/base/ids.h"
+#include "engine/blocks/block_allocator.h"
+#include "engine/blocks/block_name.h"
+#include "engine/blocks/block_table.h"
+#include "engine/scheduler/request.h"
+
+namespace asynctls {
+
+class Sequence {
+ public:
+  // `root` is the name before the first block, for this model and the request's salt. The
+  // references outlive the sequence.
+  Sequence(Request request,
+           absl::Time arrived,
+           uint32_t block_positions,
+           BlockAllocator& allocator,
+           const BlockNamer& namer,
+           const BlockName& root);
+
+  const Request& request() const { return *request_; }
+  const std::shared_ptr<Request>& shared_request() const { return request_; }
+
+  // Progress.
+  uint32_t computed() const { return computed_; }  // positions whose KV is written
+  uint32_t prefill_left() const { return computed_ < prefill_end_ ? prefill_end_ - computed_ : 0; }
+  bool prompt_done() const { return computed_ >= request_->prompt.size(); }
+  bool generated_all() const { return usage.completion_tokens == request_->max_tokens; }
+
+  // Blocks. full_blocks: what prompt + max_tokens need; reserved: what of them is not held yet.
+  int64_t full_blocks() const { return full_blocks_; }
+  int64_t reserved() const { return full_blocks_ - static_cast<int64_t>(table_.size()); }
+  // Of the blocks a new sequence would find, those that others hold (they cost nothing).
+  int64_t CountHeldHits() const;
+  // Takes over the named blocks that follow what is computed, as far as there are any. A hit leaves
+  // at least max(1, tail) prompt tokens to compute. Returns the tokens gained.
+  uint32_t AdoptPrefix();
+  // Whether the block this sequence would compute next is one that `older` is about to compute.
+  bool WaitsFor(const Sequence& older) const;
+
+  // Fills `work` with the next `count` rows: a prefill chunk while prefill_left() > 0 (count at
+  // most that), else one decode row. Grows the block table. Requires: no rows in flight.
+  void PlanRows(uint32_t count, v1::LaneWork& work);
+  // Rows of the plan in flight; 0 = none.
+  uint32_t rows_in_flight() const { return rows_in_flight_; }
+  bool decode_in_flight() const { return decode_in_flight_; }
+  bool sample_in_flight() const { return sample_in_flight_; }
+  // The rows in flight are done: advances, and names the blocks that prefill completed.
+  void CommitRows();
+  // The rows in flight will never be done.
+  void DropRows() { rows_in_flight_ = 0; }
+
+  // Kept by the scheduler.
+  std::optional<Lane> lane;  // from admission on
+  bool started = false;      // the ranks know the lane
+  bool finished = false;     // its client has been told; only its step in flight keeps it here
+  uint32_t overtaken = 0;    // later requests admitted before it
+  RequestUsage usage;
+  const absl::Time arrived;
+  absl::Time admitted = absl::InfiniteFuture();
+  absl::Time first_token = absl::InfiniteFuture();
+  absl::Time last_token = absl::InfiniteFuture();
+
+ private:
+  absl::Span<const Token> BlockTokens(size_t block) const;
+
+  const std::shared_ptr<Request> request_;
+  const uint32_t block_positions_;
+  const uint32_t prefill_end_;  // first position that goes through the decode path
+  const uint32_t shareable_;    // blocks that may be taken over
+  const int64_t full_blocks_;
+  BlockAllocator& allocator_;
+  BlockTable table_;
+  std::vector<BlockName> names_;  // of the whole blocks below prefill_end_
+  uint32_t computed_ = 0;
+  uint32_t named_ = 0;      // leading blocks that are named, or a copy of a named one
+  uint32_t announced_ = 0;  // leading blocks the ranks know
+  uint32_t rows_in_flight_ = 0;
+  bool decode_in_flight_ = false, sample_in_flight_ = false;
+};
+
+}  // namespace asynctls

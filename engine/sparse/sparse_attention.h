@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// SparseAttention: the attention of one layer, from q, k, v to the heads' outputs: append KV and
+// key codes, attend prompt chunks in full, and decode rows in full or over what the two levels
+// select. Policy and order are here; the mathematics is in the ops.
+#pragma once
+
+#include <cmath>
+
+#include "engine/kv/kv_layout.h"
+#include "engine/kv/kv_pool.h"
+#include "engine/kv/slot_table.h"
+#include "engine/sparse/key_index.h"
+#include "engine/sparse/row_read.h"
+#include "engine/sparse/selection_buffers.h"
+#include "kernels/ops.h"
+
+namespace asynctls {
+
+// What attention needs to know of a step. Rows: prompt chunks first, then decode rows in three
+// runs: those that attend densely in every layer, those that select by key codes, those that select
+// by the paper's bound.
+struct AttentionBatch {
+  View<const int32_t, 1> lanes;      // [T]
+  View<const int32_t, 1> positions;  // [T]
+  View<const PrefillSegment, 1> segments;
+  int prefill_rows = 0;
+  View<const DecodeRow, 1> rows;  // [S], row s being row prefill_rows + s of the step
+  int dense_rows = 0;
+  int code_rows = 0;
+
+  int bound_rows() const { return static_cast<int>(rows.dim(0)) - dense_rows - code_rows; }
+};
+
+template <Ops B>
+class SparseAttention {
+ public:
+  // Requires: what is referred to outlives it.
+  SparseAttention(
+      B& ops, KvPool& kv, SlotTable& slots, KeyIndex& index, SelectionBuffers& selection)
+      : ops_(ops),
+        kv_(kv),
+        slots_(slots),
+        index_(index),
+        selection_(selection),
+        scale_(1.0f / std::sqrt(static_cast<float>(kv.layout().head_dim))) {}
+
+  // The projected rows of one layer and the norms to be applied to them.
+  struct AppendInput {
+    View<const bf16, 2> qkv;     // [T, (Q + 2G) D]
+    View<const bf16, 1> q_norm;  // [D]
+    View<const bf16, 1> k_norm;  // [D]
+    float eps;
+    View<const float, 2> cos_sin;  // [T, D]
+  };
+  // Norms and rotates q and k, writes K and V and the key's code; q goes to q_out [T, Q, D].
+  void Append(int layer, const AttentionBatch& batch, const AppendInput& in, View<bf16, 3> q_out) {
+    const bool sparse = layer >= index_.shape().first_layer;
+    ops_.AppendKv({.qkv = in.qkv,
+                   .q_norm = in.q_norm,
+                   .k_norm = in.k_norm,
+                   .eps = in.eps,
+                   .cos_sin = in.cos_sin,
+                   .lanes = batch.lanes,
+                   .positions = batch.positions,
+                   .q_out = q_out,
+                   .kv = Kv(layer),
+                   .code = sparse ? index_.table(layer) : KeyCodeTable{},
+                   .codes = sparse ? index_.codes(layer) : KeyCodes{}});
+    if (sparse && index_.shape().bound) {
+      ops_.BoundAppend({.kv = Kv(layer),
+                        .lanes = batch.lanes,
+                        .positions = batch.positions,
+                        .index = index_.bound(layer)});
+    }
+  }
+
+  // Attends the prompt chunks; out is [T, Q D].
+  void AttendPrefill(int layer,
+                     const AttentionBatch& batch,
+                     View<const bf16, 3> q,
+                     View<bf16, 2> out) {
+    if (batch.prefill_rows == 0) return;
+    ops_.PrefillAttend({.q = q.Slice(0, batch.prefill_rows),
+                        .kv = Kv(layer),
+                        .segments = batch.segments,
+                        .scale = scale_,
+                        .out = out.Slice(0, batch.prefill_rows)});
+  }
+
+  // Attends the decode rows that read everything.
+  void AttendDense(int layer,
+                   const AttentionBatch& batch,
+                   View<const bf16, 3> q,
+                   View<bf16, 2> out) {
+    const int count = DenseRows(layer, batch);
+    if (count == 0) return;
+    ops_.DecodeAttend({.q = q.Slice(batch.prefill_rows, count),
+                       .kv = Kv(layer),
+                       .rows = batch.rows.Slice(0, count),
+                       .scale = scale_,
+                       .out = out.Slice(batch.prefill_rows, count)});
+  }
+
+  // Chooses what the other decode rows will read.
+  void Select(int layer, const AttentionBatch& batch, View<const bf16, 3> q) {
+    if (layer < index_.shape().first_layer) return;
+    const int code_begin = batch.dense_rows;
+    if (batch.code_rows > 0) {
+      const auto rows = batch.rows.Slice(code_begin, batch.code_rows);
+      const Selection selection = SelectionOf(layer, code_begin, batch.code_rows);
+      const TurnedQuery turned = selection_.Turned(batch.code_rows);
+      ops_.SelectBlocks({.q = q.Slice(batch.prefill_rows + code_begin, batch.code_rows),
+                         .slot_table = slots_.view(),
+                         .rows = rows,
+                         .code = index_.table(layer),
+                         .codes = index_.codes(layer),
+                         .scale = scale_,
+                         .turned = turned,
+                         .lag = selection_.lag(SparseIndex(layer)),
+                         .out = selection});
+      ops_.SelectTokens({.slot_table = slots_.view(),
+                         .rows = rows,
+                         .codes = index_.codes(layer),
+                         .turned = turned,
+                         .out = selection});
+    }
+    const int bound_begin = code_begin + batch.code_rows;
+    if (batch.bound_rows() == 0) return;
+    const auto rows = batch.rows.Slice(bound_begin, batch.bound_rows());
+    const Selection selection = SelectionOf(layer, bound_begin, batch.bound_rows());
+    const auto bound_q = q.Slice(batch.prefill_rows + bound_begin, batch.bound_rows());
+    ops_.BoundSelectBlocks({.q = bound_q,
+                            .slot_table = slots_.view(),
+                            .rows = rows,
+                            .index = index_.bound(layer),
+                            .lag = selection_.lag(SparseIndex(layer)),
+                            .out = selection});
+    ops_.BoundSelectTokens({.q = bound_q,
+                            .slot_table = slots_.view(),
+                            .rows = rows,
+                            .index = index_.bound(layer),
+                            .scale = scale_,
+                            .out = selection});
+  }
+
+  // Attends over what Select chose.
+  void AttendSparse(int layer,
+                    const AttentionBatch& batch,
+                    View<const bf16, 3> q,
+                    View<bf16, 2> out) {
+    const int begin = DenseRows(layer, batch);
+    const int count = static_cast<int>(batch.rows.dim(0)) - begin;
+    if (count == 0) return;
+    ops_.SparseAttend({.q = q.Slice(batch.prefill_rows + begin, count),
+                       .kv = Kv(layer),
+                       .rows = batch.rows.Slice(begin, count),
+                       .selection = SelectionOf(layer, begin, count),
+                       .scale = scale_,
+                       .out = out.Slice(batch.prefill_rows + begin, count)});
+  }
+
+  // What decode row `row` read in all layers of the step just run.
+  RowRead Read(const AttentionBatch& batch, int row) const {
+    const KvLayout& kv = kv_.layout();
+    RowRead read(kv, batch.rows[row].length);
+    const bool sparse = row >= batch.dense_rows;
+    const bool bound = row >= batch.dense_rows + batch.code_rows;
+    for (int layer = 0; layer < kv.layers; ++layer) {
+      for (int head = 0; head < kv.kv_heads; ++head) {
+        if (!sparse || layer < index_.shape().first_layer) {
+          read.AddDense();
+          continue;
+        }
+        const SelectionBuffers::Counts& c = selection_.counts(SparseIndex(layer));
+        read.AddSparse({.touched = c.touched(row, head),
+                        .tokens = c.tokens(row, head),
+                        .kept_blocks = c.blocks(row, head),
+                        .nan_heads = c.nan_heads(row, head)},
+                       index_.shape(),
+                       bound);
+      }
+    }
+    return read;
+  }
+
+  // For calibration: the keys of a layer lie in its KV rows.
+  KvView Kv(int layer) const { return {.rows = kv_.Rows(layer), .slot_table = slots_.view()}; }
+
+ private:
+  int SparseIndex(int layer) const { return layer - index_.shape().first_layer; }
+  // Decode rows that attend densely in this layer; they come first.
+  int DenseRows(int layer, const AttentionBatch& batch) const {
+    return layer < index_.shape().first_layer ? static_cast<int>(batch.rows.dim(0))
+                                              : batch.dense_rows;
+  }
+  Selection SelectionOf(int layer, int begin, int count) const {
+    return selection_.Rows(SparseIndex(layer), begin, count);
+  }
+
+  B& ops_;
+  KvPool& kv_;
+  SlotTable& slots_;
+  KeyIndex& index_;
+  SelectionBuffers& selection_;
+  const float scale_;
+};
+
+}  // namespace asynctls

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// LocalWorker: one rank in this process. Gives a RankModel its thread, on which it is built, runs
+// its plans in order, and is destroyed.
+#pragma once
+
+#include <functional>
+#include <future>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/base/check.h"
+#include "engine/base/queue.h"
+#include "engine/worker/key_codes.h"
+#include "engine/worker/rank_model.h"
+#include "engine/worker/worker.h"
+
+namespace asynctls {
+
+template <Ops B>
+class LocalWorker : public Worker {
+ public:
+  // Called on the worker's thread with InitRequest::threads.
+  using MakeOps = std::function<std::unique_ptr<B>(int threads)>;
+
+  explicit LocalWorker(MakeOps make_ops)
+      : make_ops_(std::move(make_ops)), thread_([this] { Loop(); }) {}
+
+  // Runs what was submitted, then ends the thread.
+  ~LocalWorker() override {
+    queue_.Push(nullptr);
+    thread_.join();
+  }
+
+  absl::StatusOr<v1::InitReply> Init(const v1::InitRequest& request) override {
+    std::promise<absl::StatusOr<v1::InitReply>> promise;
+    queue_.Push([&] { promise.set_value(Build(request)); });
+    return promise.get_future().get();
+  }
+
+  void Submit(std::shared_ptr<const v1::StepPlan> plan, Done done) override {
+    queue_.Push(
+        [this, plan = std::move(plan), done = std::move(done)]() mutable { done(Run(*plan)); });
+  }
+
+ private:
+  using Task = absl::AnyInvocable<void()>;
+
+  void Loop() {
+    for (;;) {
+      for (Task& task : queue_.PopAll(absl::InfiniteFuture())) {
+        if (task == nullptr) {
+          model_.reset();  // on the thread that built it
+          return;
+        }
+        task();
+      }
+    }
+  }
+
+  absl::StatusOr<v1::InitReply> Build(const v1::InitRequest& request) {
+    ASYNCTLS_CHECK(model_ == nullptr);
+    v1::InitReply reply;
+    absl::StatusOr<std::unique_ptr<RankModel<B>>> model =
+        RankModel<B>::Create(request, make_ops_(static_cast<int>(request.threads())), reply);
+    if (!model.ok()) return dead_ = model.status();
+    const absl::Status coded = InstallKeyCodes(request, **model, reply);
+    if (!coded.ok()) return dead_ = coded;
+    model_ = *std::move(model);
+    dead_ = absl::OkStatus();
+    return reply;
+  }
+
+  absl::StatusOr<v1::StepResult> Run(const v1::StepPlan& plan) {
+    if (!dead_.ok()) return dead_;
+    absl::StatusOr<v1::StepResult> result = model_->Run(plan);
+    if (!result.ok()) dead_ = result.status();
+    return result;
+  }
+
+  const MakeOps make_ops_;
+  Queue<Task> queue_;
+
+  // Owned by the worker's thread.
+  std::unique_ptr<RankModel<B>> model_;
+  absl::Status dead_ = absl::FailedPreconditionError("worker: not initialised");
+
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace asynctls

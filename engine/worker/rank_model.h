@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// RankModel: everything one rank owns - ops, weights, KV, index, buffers - built in order and run
+// one plan at a time. No threads of its own: LocalWorker gives it one.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "asynctls/v1/worker.pb.h"
+#include "engine/base/logging.h"
+#include "engine/base/safetensors.h"
+#include "engine/model/transformer.h"
+#include "engine/parallel/gloo_communicator.h"
+#include "engine/sparse/calibration.h"
+#include "engine/worker/rank_plan.h"
+
+namespace asynctls {
+
+template <Ops B>
+class RankModel {
+ public:
+  // Loads and allocates all of a rank but the key code tables. Fills model, blocks, bytes, memory
+  // and startup of `reply`. Errors: as Worker::Init.
+  static absl::StatusOr<std::unique_ptr<RankModel>> Create(const v1::InitRequest& request,
+                                                           std::unique_ptr<B> ops,
+                                                           v1::InitReply& reply) {
+    std::unique_ptr<RankModel> model(new RankModel(std::move(ops)));
+    const absl::Status status = model->Build(request, reply);
+    if (!status.ok()) return status;
+    return model;
+  }
+
+  // Runs one step. Errors: INVALID_ARGUMENT for a plan that breaks the contract, UNAVAILABLE for a
+  // broken group; the rank is then of no more use.
+  absl::StatusOr<v1::StepResult> Run(const v1::StepPlan& plan) {
+    clock_.Start(StepPhase::kInputs);
+    absl::Status status = lanes_->Apply(plan, *slots_);
+    if (!status.ok()) return status;
+    const Step step = inputs_->Pack(plan, *lanes_);
+    v1::StepResult result;
+    result.set_step(plan.step());
+    if (step.ids.dim(0) > 0) {
+      absl::StatusOr<View<const float, 2>> logits = transformer_->Forward(step, clock_);
+      if (!logits.ok()) return logits.status();
+      logits_ = *logits;
+      status = Sample(result);
+      if (!status.ok()) return status;
+      Account(step.attention, result);
+    }
+    clock_.Enter(StepPhase::kOther);
+    for (size_t i = 0; i < kStepPhaseNames.size(); ++i) {
+      v1::StepResult::Phase* phase = result.add_phases();
+      phase->set_name(kStepPhaseNames[i]);
+      phase->set_seconds(clock_.seconds()[i]);
+    }
+    return result;
+  }
+
+  // Logits of the last step's sampled rows, in the plan's order.
+  View<const float, 2> logits() const { return logits_; }
+
+  // Of the checkpoint, the same on every rank: what a calibration file must have been made for.
+  std::string fingerprint() const { return CheckpointFingerprint(config_, *weights_); }
+  // The tables of `groups` KV heads of this model.
+  KeyCodeShape CodeShape(int groups) const {
+    KeyCodeShape shape;
+    shape.layers = config_.layers;
+    shape.groups = groups;
+    shape.head_dim = config_.head_dim;
+    shape.channels = plan_.index.bound_channels;
+    return shape;
+  }
+
+  const RankPlan& plan() const { return plan_; }
+  B& ops() { return *ops_; }
+  KeyIndex& index() { return *index_; }
+  SparseAttention<B>& attention() { return *attention_; }
+  Transformer<B>& transformer() { return *transformer_; }
+
+ private:
+  explicit RankModel(std::unique_ptr<B> ops) : ops_(std::move(ops)) {}
+
+  absl::Status Build(const v1::InitRequest& request, v1::InitReply& reply) {
+    auto begin = std::chrono::steady_clock::now();
+    const auto phase_done = [&](const char* name) {
+      const auto now = std::chrono::steady_clock::now();
+      v1::InitReply::Phase* phase = reply.add_startup();
+      phase->set_name(name);
+      phase->set_seconds(std::chrono::duration<double>(now - begin).count());
+      begin = now;
+    };
+    absl::StatusOr<ModelConfig> config = LoadModelConfig(request.model_dir());
+    if (!config.ok()) return config.status();
+    config_ = *std::move(config);
+    absl::StatusOr<RankPlan> plan = PlanRank(request, config_);
+    if (!plan.ok()) return plan.status();
+    plan_ = *std::move(plan);
+    absl::Status status = CheckFits(plan_, AvailableMemory());
+    if (!status.ok()) return status;
+    phase_done("config");
+    status = LoadWeights(request);
+    if (!status.ok()) return status;
+    phase_done("weights");
+    status = Allocate();
+    if (!status.ok()) return status;
+    phase_done("memory");
+    if (plan_.shard.size > 1) {
+      absl::StatusOr<std::unique_ptr<GlooCommunicator>> group =
+          GlooCommunicator::Connect(plan_.shard, request.rendezvous(), absl::Minutes(10));
+      if (!group.ok()) return group.status();
+      group_ = *std::move(group);
+      phase_done("connect ranks");
+    }
+    attention_.emplace(*ops_, *kv_, *slots_, *index_, *selection_);
+    transformer_.emplace(
+        *ops_, config_, plan_.shape, *weights_, *activations_, *attention_, group_.get());
+    phase_done("prepare weights");
+    Describe(request, reply);
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadWeights(const v1::InitRequest& request) {
+    if (request.weights() == v1::WEIGHT_SOURCE_SYNTHETIC) {
+      return Keep(Weights::Synthetic(config_, plan_.shard, request.synthetic_seed()), weights_);
+    }
+    absl::StatusOr<TensorSource> source = TensorSource::OpenCheckpoint(request.model_dir());
+    if (!source.ok()) return source.status();
+    return Keep(Weights::Load(config_, plan_.shard, *source), weights_);
+  }
+
+  absl::Status Allocate() {
+    constexpr MemoryKind kKind = MemoryKind::kHost;
+    absl::Status status = Keep(KvPool::Create(plan_.kv, plan_.blocks, kKind), kv_);
+    if (status.ok()) {
+      status =
+          Keep(SlotTable::Create(plan_.lanes.lanes, plan_.max_blocks, plan_.blocks, kKind), slots_);
+    }
+    if (status.ok()) status = Keep(KeyIndex::Create(plan_.index, plan_.blocks, kKind), index_);
+    if (status.ok()) {
+      status = Keep(SelectionBuffers::Create(plan_.selection, plan_.index, kKind), selection_);
+    }
+    if (status.ok()) {
+      status = Keep(Activations::Create(plan_.shape, plan_.activations), activations_);
+    }
+    if (status.ok()) status = Keep(StepInputs::Create(plan_.inputs), inputs_);
+    lanes_.emplace(plan_.lanes);
+    return status;
+  }
+
+  template <typename T>
+  static absl::Status Keep(absl::StatusOr<T> made, std::optional<T>& member) {
+    if (made.ok()) member.emplace(*std::move(made));
+    return made.status();
+  }
+
+  void Describe(const v1::InitRequest& request, v1::InitReply& reply) const {
+    *reply.mutable_model() = DescribeModel(request, config_, plan_);
+    reply.set_blocks(static_cast<uint32_t>(plan_.blocks));
+    reply.set_block_positions(kBlockPositions);
+    reply.set_kv_bytes_per_token(static_cast<uint64_t>(plan_.kv.TokenBytes()));
+    reply.set_code_bytes_per_token(static_cast<uint64_t>(plan_.index.CodeBytesPerToken()));
+    for (const RankPlan::Memory& m : plan_.memory) {
+      v1::InitReply::Memory* row = reply.add_memory();
+      row->set_what(m.what);
+      row->set_bytes(static_cast<uint64_t>(m.bytes));
+    }
+  }
+
+  // Rank 0 samples; the others learn the tokens.
+  absl::Status Sample(v1::StepResult& result) {
+    const View<const SampleRow, 1> rows = inputs_->sample_rows();
+    if (rows.dim(0) == 0) return absl::OkStatus();
+    clock_.Enter(StepPhase::kSample);
+    const View<int32_t, 1> tokens = inputs_->tokens();
+    if (plan_.shard.rank == 0) ops_->Sample(inputs_->Sampling(logits_, config_.vocab));
+    if (group_ != nullptr) {
+      const absl::Status status = group_->Broadcast(tokens);
+      if (!status.ok()) return status;
+      for (int64_t i = 0; i < tokens.dim(0); ++i) inputs_->last_token()[rows[i].lane] = tokens[i];
+    }
+    for (int64_t i = 0; i < tokens.dim(0); ++i) {
+      v1::SampledToken* sampled = result.add_sampled();
+      sampled->set_lane(static_cast<uint32_t>(rows[i].lane));
+      sampled->set_token(static_cast<uint32_t>(tokens[i]));
+      if (plan_.shard.rank == 0) sampled->set_log_prob(inputs_->log_probs()[i]);
+    }
+    return absl::OkStatus();
+  }
+
+  // Adds what the decode rows read.
+  void Account(const AttentionBatch& batch, v1::StepResult& result) const {
+    uint64_t nan_heads = 0;
+    for (int row = 0; row < batch.rows.dim(0); ++row) {
+      const RowRead read = attention_->Read(batch, row);
+      v1::LaneRead* out = result.add_reads();
+      out->set_lane(static_cast<uint32_t>(batch.rows[row].lane));
+      out->set_mode(inputs_->mode(row));
+      v1::KvRead& kv = *out->mutable_read();
+      kv.set_blocks(static_cast<uint64_t>(read.blocks));
+      kv.set_tokens(static_cast<uint64_t>(read.tokens));
+      kv.set_bytes(static_cast<uint64_t>(read.bytes));
+      kv.set_dense_blocks(static_cast<uint64_t>(read.dense_blocks));
+      kv.set_dense_tokens(static_cast<uint64_t>(read.dense_tokens));
+      kv.set_dense_bytes(static_cast<uint64_t>(read.dense_bytes));
+      nan_heads += static_cast<uint64_t>(read.nan_heads);
+    }
+    result.set_nan_heads(nan_heads);
+  }
+
+  // In order of construction; each refers only to those above.
+  const std::unique_ptr<B> ops_;
+  ModelConfig config_;
+  RankPlan plan_;
+  std::optional<Weights> weights_;
+  std::optional<KvPool> kv_;
+  std::optional<SlotTable> slots_;
+  std::optional<KeyIndex> index_;
+  std::optional<SelectionBuffers> selection_;
+  std::optional<Activations> activations_;
+  std::optional<StepInputs> inputs_;
+  std::optional<LaneTable> lanes_;
+  std::unique_ptr<Communicator> group_;
+  std::optional<SparseAttention<B>> attention_;
+  std::optional<Transformer<B>> transformer_;
+  StepClock clock_;
+  View<const float, 2> logits_;
+};
+
+}  // namespace asynctls

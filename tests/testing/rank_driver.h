@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// RankDriver: plays the scheduler for a RankModel in tests: hands out blocks in order, builds the
+// plans, and expects them to run.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/worker/rank_model.h"
+
+namespace asynctls {
+
+inline v1::InitRequest InitFor(const std::string& model_dir) {
+  v1::InitRequest r;
+  r.set_model_dir(model_dir);
+  r.set_ranks(1);
+  r.set_threads(2);
+  r.set_max_lanes(8);
+  r.set_max_step_tokens(512);
+  r.set_kv_bytes(uint64_t{64} << 20);
+  r.set_max_budget(4096);
+  return r;
+}
+
+inline v1::SparseParams Attend(v1::AttentionMode mode, uint32_t budget = 1, uint32_t blocks = 1) {
+  v1::SparseParams p;
+  p.set_mode(mode);
+  p.set_selector(v1::SELECTOR_CODE);
+  p.set_budget(budget);
+  p.set_blocks(blocks);
+  return p;
+}
+
+// Tables whose directions are the first channels of key and query, so that codes mean something
+// without a calibration.
+template <Ops B>
+void SetPlainTables(RankModel<B>& model) {
+  const KeyIndexShape& s = model.index().shape();
+  const int r = kCodeDirections;
+  std::vector<float> unit(static_cast<size_t>(s.kv_heads) * s.head_dim * r);
+  for (int g = 0; g < s.kv_heads; ++g) {
+    for (int c = 0; c < std::min(r, s.head_dim); ++c) unit[(g * s.head_dim + c) * r + c] = 1;
+  }
+  const std::vector<float> zero(static_cast<size_t>(s.kv_heads) * r);
+  const View<const float, 3> table(unit.data(), {s.kv_heads, s.head_dim, r});
+  for (int layer = s.first_layer; layer < s.layers; ++layer) {
+    model.index().SetTable(layer, table, {zero.data(), {s.kv_heads, r}}, table);
+  }
+}
+
+template <Ops B>
+class RankDriver {
+ public:
+  explicit RankDriver(RankModel<B>& model) : model_(model) {}
+
+  // A greedy sequence on a free lane, its first blocks given (a reused prefix of `start`
+  // positions).
+  void Start(uint32_t lane,
+             const v1::SparseParams& sparse,
+             const std::vector<uint32_t>& blocks = {},
+             uint32_t start = 0) {
+    v1::LaneStart* s = plan_.add_starts();
+    s->set_lane(lane);
+    s->mutable_sampling()->set_top_p(1);
+    *s->mutable_sparse() = sparse;
+    lanes_[lane] = {.length = start, .blocks = blocks, .sent = 0};
+  }
+
+  void Release(uint32_t lane) {
+    plan_.add_released_lanes(lane);
+    lanes_.erase(lane);
+  }
+
+  // Adds rows of prompt to the step being built.
+  void Prefill(uint32_t lane, std::span<const uint32_t> tokens, bool sample = false) {
+    AddWork(lane, tokens, static_cast<uint32_t>(tokens.size()), false, sample);
+  }
+  // Adds one decode row: of `token`, or of the lane's last sampled one.
+  void Decode(uint32_t lane, std::optional<uint32_t> token = {}) {
+    const uint32_t given = token.value_or(0);
+    AddWork(lane, {&given, token.has_value() ? 1u : 0u}, 1, true, true);
+  }
+
+  // Runs the step.
+  v1::StepResult Run() {
+    plan_.set_step(++step_);
+    absl::StatusOr<v1::StepResult> result = model_.Run(plan_);
+    plan_.Clear();
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *std::move(result) : v1::StepResult();
+  }
+
+  // A whole prompt in chunks, alone; samples after the last row.
+  v1::StepResult Prompt(uint32_t lane, std::span<const uint32_t> tokens, size_t chunk) {
+    v1::StepResult result;
+    while (!tokens.empty()) {
+      const size_t count = std::min(chunk, tokens.size());
+      Prefill(lane, tokens.first(count), count == tokens.size());
+      result = Run();
+      tokens = tokens.subspan(count);
+    }
+    return result;
+  }
+
+  const std::vector<uint32_t>& blocks(uint32_t lane) { return lanes_[lane].blocks; }
+
+ private:
+  struct Lane {
+    uint32_t length;
+    std::vector<uint32_t> blocks;
+    size_t sent;  // blocks the rank knows of
+  };
+
+  void AddWork(
+      uint32_t id, std::span<const uint32_t> tokens, uint32_t count, bool decode, bool sample) {
+    Lane& lane = lanes_[id];
+    v1::LaneWork* work = plan_.add_work();
+    work->set_lane(id);
+    work->set_start(lane.length);
+    work->set_count(count);
+    work->set_decode(decode);
+    work->set_sample(sample);
+    for (const uint32_t token : tokens) work->add_tokens(token);
+    lane.length += count;
+    while (static_cast<int64_t>(lane.blocks.size()) < BlocksFor(lane.length)) {
+      lane.blocks.push_back(next_block_++);
+    }
+    for (; lane.sent < lane.blocks.size(); ++lane.sent)
+      work->add_new_blocks(lane.blocks[lane.sent]);
+  }
+
+  RankModel<B>& model_;
+  v1::StepPlan plan_;
+  std::map<uint32_t, Lane> lanes_;
+  uint32_t next_block_ = 0;
+  uint64_t step_ = 0;
+};
+
+}  // namespace asynctls
