@@ -35,6 +35,7 @@ inline constexpr int kTileBytes = 1024;  // of each of them, when its rows lie s
 // call asks the system for permission (it holds for all threads).
 bool Usable();
 
+// The shapes of the eight tile registers, as the processor reads them.
 struct alignas(64) TileShapes {
   uint8_t palette = 1;
   uint8_t start_row = 0;
@@ -46,8 +47,10 @@ inline constexpr TileShapes kFullTiles;
 
 ASYNCTLS_AMX_BEGIN
 
-// All eight tile registers full; to be called by a thread before it uses them, and Release after.
-inline void Configure() { _tile_loadconfig(&kFullTiles); }
+// To be called by a thread before it uses tile registers, and Release after.
+inline void Configure(const TileShapes& shapes = kFullTiles) {
+  __asm__ volatile("ldtilecfg %0" : : "m"(shapes));  // gcc 12's own tells of 8 bytes only
+}
 inline void Release() { _tile_release(); }
 
 // C (32x32: tile registers 0, 1 / 2, 3) += A (32 x `tiles` tiles) * B. Each pointer names a run of

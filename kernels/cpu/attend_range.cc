@@ -17,19 +17,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace asynctls::HWY_NAMESPACE {
 
-// The next block on its way while this one is computed with, a few cache lines at a time: slots are
-// scattered, so the processor cannot guess it.
-struct Ahead {
-  const char* at;
-  const char* end;
-
-  HWY_INLINE void Fetch(int lines) {
-    if (at >= end) return;
-    for (int i = 0; i < lines; ++i) __builtin_prefetch(at + 64 * i, 0, 2);
-    at += 64 * lines;
-  }
-};
-
 #if HWY_TARGET != HWY_SCALAR
 // The sum of v's blocks of four lanes.
 template <class D>
@@ -208,23 +195,15 @@ void AttendBlock(const float* q,
 // `q` [group, dim] widened; `scores` is scratch of 4 x kBlockPositions.
 void AttendBlocks(
     const AttendGroup& a, const float* q, int64_t begin, int64_t end, float* part, float* scores) {
-  const KvView& kv = *a.kv;
-  const int64_t dim = kv.rows.dim(3) / 2;
+  const int64_t dim = a.kv->rows.dim(3) / 2;
   float* largest = part + a.group * dim;
   float* sum = largest + a.group;
   std::fill_n(part, a.group * dim, 0.0f);
   std::fill_n(largest, a.group, -std::numeric_limits<float>::infinity());
   std::fill_n(sum, a.group, 0.0f);
-  const auto block_rows = [&](int64_t p) {
-    return &kv.rows(kv.slot_table(a.lane, p / kBlockPositions), a.g, 0, 0);
-  };
   for (int64_t p = begin; p < end; p += kBlockPositions) {
-    const bf16* rows = block_rows(p);
-    Ahead ahead{nullptr, nullptr};
-    if (p + kBlockPositions < end) {
-      ahead.at = reinterpret_cast<const char*>(block_rows(p + kBlockPositions));
-      ahead.end = ahead.at + kBlockPositions * 2 * dim * sizeof(bf16);
-    }
+    const bf16* rows = KvRows(a, p);
+    Ahead ahead = NextRows(a, p, kBlockPositions, end);
     const int64_t count = std::min<int64_t>(kBlockPositions, end - p);
     for (int64_t h = 0; h < a.group; h += 4) {
       const int64_t heads = std::min<int64_t>(4, a.group - h);
@@ -255,6 +234,15 @@ namespace asynctls {
 HWY_EXPORT(AttendBlocks);
 
 void AttendRange(const AttendGroup& a, int64_t begin, int64_t end, float* part, Scratch& scratch) {
+  if (amx::CanAttend(a.group, a.kv->rows.dim(3) / 2)) {
+    amx::AttendRange(a, begin, end, part, scratch);
+  } else {
+    AttendRangeFp32(a, begin, end, part, scratch);
+  }
+}
+
+void AttendRangeFp32(
+    const AttendGroup& a, int64_t begin, int64_t end, float* part, Scratch& scratch) {
   const int64_t dim = a.kv->rows.dim(3) / 2;
   float* q = scratch.Get<float>(0, a.group * dim);
   std::transform(a.q, a.q + a.group * dim, q, ToFloat);

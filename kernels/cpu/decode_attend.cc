@@ -19,7 +19,7 @@ void CpuOps::DecodeAttend(const DecodeAttendArgs& a) {
   int64_t* first = team.scratch().Get<int64_t>(2, rows + 1);
   first[0] = 0;
   for (int64_t s = 0; s < rows; ++s) {
-    first[s + 1] = first[s] + (a.rows[s].length + kAttendRange - 1) / kAttendRange;
+    first[s + 1] = first[s] + AttendRangeCount(a.rows[s].length);
   }
   // Head by head, so that the parts to merge lie side by side.
   float* parts = team.scratch().Get<float>(3, first[rows] * kv_heads * size);
@@ -31,7 +31,8 @@ void CpuOps::DecodeAttend(const DecodeAttendArgs& a) {
     const int64_t within = i - first[s] * kv_heads;
     const int64_t ranges = first[s + 1] - first[s];
     const int64_t g = within / ranges;
-    const int64_t begin = within % ranges * kAttendRange;
+    const int64_t length = a.rows[s].length;
+    const int64_t begin = within % ranges * AttendRangeSize(length);
     const AttendGroup one{.q = &a.q(s, g * group, 0),
                           .kv = &a.kv,
                           .lane = a.rows[s].lane,
@@ -40,7 +41,7 @@ void CpuOps::DecodeAttend(const DecodeAttendArgs& a) {
                           .scale = a.scale};
     AttendRange(one,
                 begin,
-                std::min<int64_t>(begin + kAttendRange, a.rows[s].length),
+                std::min(begin + AttendRangeSize(length), length),
                 part(s, g, within % ranges),
                 scratch);
   });

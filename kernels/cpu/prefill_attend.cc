@@ -13,11 +13,11 @@ void CpuOps::PrefillAttend(const PrefillAttendArgs& a) {
   if (amx::Usable() && a.q.dim(2) % amx::kDepth == 0) {
     amx::PrefillAttend(a, state_->team);
   } else {
-    PrefillAttendFp32(a, state_->team);
+    PrefillAttendByRow(a, state_->team);
   }
 }
 
-void PrefillAttendFp32(const PrefillAttendArgs& a, ThreadTeam& team) {
+void PrefillAttendByRow(const PrefillAttendArgs& a, ThreadTeam& team) {
   const int64_t kv_heads = a.kv.rows.dim(1);
   const int64_t dim = a.q.dim(2);
   const int64_t group = a.q.dim(1) / kv_heads;
@@ -27,7 +27,8 @@ void PrefillAttendFp32(const PrefillAttendArgs& a, ThreadTeam& team) {
       const int64_t g = i / segment.count;
       const int64_t offset = i % segment.count;
       const int64_t length = segment.start + offset + 1;
-      const int64_t ranges = (length + kAttendRange - 1) / kAttendRange;
+      const int64_t ranges = AttendRangeCount(length);
+      const int64_t step = AttendRangeSize(length);
       const int64_t size = AttendPartSize(group, dim);
       float* parts = scratch.Get<float>(2, ranges * size);
       const AttendGroup one{.q = &a.q(segment.row + offset, g * group, 0),
@@ -37,11 +38,7 @@ void PrefillAttendFp32(const PrefillAttendArgs& a, ThreadTeam& team) {
                             .group = group,
                             .scale = a.scale};
       for (int64_t r = 0; r < ranges; ++r) {
-        AttendRange(one,
-                    r * kAttendRange,
-                    std::min((r + 1) * kAttendRange, length),
-                    parts + r * size,
-                    scratch);
+        AttendRange(one, r * step, std::min((r + 1) * step, length), parts + r * size, scratch);
       }
       MergeParts(parts, ranges, group, dim, &a.out(segment.row + offset, g * group * dim));
     });

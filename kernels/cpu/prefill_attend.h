@@ -15,7 +15,7 @@ namespace amx {
 void PrefillAttend(const PrefillAttendArgs& a, ThreadTeam& team);
 }  // namespace amx
 
-// fp32 vectors (Highway), any machine.
-void PrefillAttendFp32(const PrefillAttendArgs& a, ThreadTeam& team);
+// Each row by AttendRange, any machine.
+void PrefillAttendByRow(const PrefillAttendArgs& a, ThreadTeam& team);
 
 }  // namespace asynctls

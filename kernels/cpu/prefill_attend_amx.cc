@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "kernels/cpu/amx.h"
+#include "kernels/cpu/amx_softmax.h"
 #include "kernels/cpu/prefill_attend.h"
 
 namespace asynctls::amx {
@@ -21,7 +22,6 @@ constexpr int64_t kBlockRows = 32;   // rows that go through scores, softmax and
 constexpr int64_t kPositions = 256;  // per tile of keys; borders are multiples of it
 constexpr int64_t kScoreStride = kPositions + 16;    // floats; no power of two
 constexpr int64_t kPackedBytes = int64_t{64} << 20;  // of keys and values packed at a time
-constexpr float kLog2E = 1.44269504f;
 
 // One KV head of one segment.
 struct Head {
@@ -98,66 +98,6 @@ void PackBlock(const Head& h, int64_t block) {
   }
 }
 
-// 2^x for x <= 0, relative error 1e-4 (the weights are rounded to bf16 next), 2^0 = 1.
-inline __m512 Exp2(__m512 x) {
-  const __m512 f = _mm512_reduce_ps(x, 0x01);  // x - floor(x)
-  __m512 y = _mm512_fmadd_ps(f, _mm512_set1_ps(0.07944023841f), _mm512_set1_ps(0.22449433f));
-  y = _mm512_fmadd_ps(f, y, _mm512_set1_ps(0.69606566f));
-  y = _mm512_fmadd_ps(f, y, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(y, x);
-}
-
-// Softmax step of one row over the first `valid` of a tile's positions (`kFull`: all of them, else
-// the other weights become zero): the weights go to its row of the tiles A at `weights`, `largest`
-// and `sum` are brought up to date. Returns what earlier sums must be multiplied by.
-template <bool kFull>
-inline float SoftmaxRow(const float* scores,
-                        int64_t valid,
-                        bool first_tile,
-                        float factor,
-                        char* weights,
-                        float* largest,
-                        float* sum) {
-  constexpr int kVectors = kPositions / 16;
-  const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
-  __m512 s[kVectors];
-  __mmask16 seen[kVectors];
-  __m512 top = lowest;
-  for (int v = 0; v < kVectors; ++v) {
-    const int64_t left = valid - 16 * v;
-    seen[v] = kFull || left >= 16 ? 0xffff
-              : left <= 0         ? 0
-                                  : static_cast<__mmask16>((1u << left) - 1);
-    s[v] = kFull ? _mm512_load_ps(scores + 16 * v)
-                 : _mm512_mask_load_ps(lowest, seen[v], scores + 16 * v);
-    top = _mm512_max_ps(top, s[v]);
-  }
-  const float before = first_tile ? -__builtin_inff() : *largest;
-  const float now = _mm512_reduce_max_ps(top);
-  const float after = now > before ? now : before;
-  const __m512 scale = _mm512_set1_ps(factor);
-  const __m512 shift = _mm512_set1_ps(after * factor);
-  __m512 total = _mm512_setzero_ps();
-  for (int v = 0; v < kVectors; v += 2) {
-    __m512 low = Exp2(_mm512_fmsub_ps(s[v], scale, shift));
-    __m512 high = Exp2(_mm512_fmsub_ps(s[v + 1], scale, shift));
-    if (!kFull) {
-      low = _mm512_maskz_mov_ps(seen[v], low);
-      high = _mm512_maskz_mov_ps(seen[v + 1], high);
-    }
-    total = _mm512_add_ps(total, _mm512_add_ps(low, high));
-    _mm512_store_si512(weights + v / 2 * kTileBytes,
-                       reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
-  }
-  float change = 1.0f;
-  if (after != before && !first_tile) {
-    change = _mm512_cvtss_f32(Exp2(_mm512_set1_ps((before - after) * factor)));
-  }
-  *sum = (first_tile ? 0.0f : *sum * change) + _mm512_reduce_add_ps(total);
-  *largest = after;
-  return change;
-}
-
 // 32 rows from `row` on of the item, past the tile of keys that starts at position `tile`. Row r of
 // the item sees the positions below first_length + r / group.
 void AttendBlock(const Head& h,
@@ -193,11 +133,13 @@ void AttendBlock(const Head& h,
     }
     const float* scores = w.scores + i * kScoreStride;
     const float factor = h.a.scale * kLog2E;
+    constexpr int kVectors = kPositions / 16;
     const float change =
         valid >= kPositions
-            ? SoftmaxRow<true>(scores, valid, tile == 0, factor, weights, w.largest + r, w.sum + r)
-            : SoftmaxRow<false>(
-                  scores, valid, tile == 0, factor, weights, w.largest + r, w.sum + r);
+            ? SoftmaxRow<kVectors, true>(
+                  scores, 16, valid, tile == 0, factor, weights, w.largest + r, w.sum + r)
+            : SoftmaxRow<kVectors, false>(
+                  scores, 16, valid, tile == 0, factor, weights, w.largest + r, w.sum + r);
     if (change == 1.0f) continue;
     for (int64_t d = 0; d < h.dim; d += 16) {
       float* out = w.out + r * h.dim + d;

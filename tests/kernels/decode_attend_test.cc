@@ -51,7 +51,7 @@ TYPED_TEST(DecodeAttendTest, AgreesWithTheReferenceAtEveryGroupSize) {
     this->backend_.ops.DecodeAttend(args);
     args.out = want;
     this->reference_.DecodeAttend(args);
-    EXPECT_TRUE(Close(out.view(), want.view(), kDecode)) << group;
+    EXPECT_TRUE(Close(out.view(), want.view(), kAttend)) << group;
   }
 }
 
@@ -66,7 +66,7 @@ TYPED_TEST(DecodeAttendTest, OddHeadSizesAndSharpSoftmaxes) {
       this->backend_.ops.DecodeAttend(args);
       args.out = want;
       this->reference_.DecodeAttend(args);
-      EXPECT_TRUE(Close(out.view(), want.view(), kDecode)) << dim << " " << scale;
+      EXPECT_TRUE(Close(out.view(), want.view(), kAttend)) << dim << " " << scale;
     }
   }
 }

@@ -36,7 +36,7 @@ TYPED_TEST(PrefillAttendTest, AgreesWithTheReferenceAtEveryGroupSize) {
     this->backend_.ops.PrefillAttend(args);
     args.out = want;
     this->reference_.PrefillAttend(args);
-    EXPECT_TRUE(Close(out.view(), want.view(), kPrefill)) << group;
+    EXPECT_TRUE(Close(out.view(), want.view(), kAttend)) << group;
   }
 }
 
@@ -51,7 +51,7 @@ TYPED_TEST(PrefillAttendTest, OddHeadSizesAndSharpSoftmaxes) {
       this->backend_.ops.PrefillAttend(args);
       args.out = want;
       this->reference_.PrefillAttend(args);
-      EXPECT_TRUE(Close(out.view(), want.view(), kPrefill)) << dim << " " << scale;
+      EXPECT_TRUE(Close(out.view(), want.view(), kAttend)) << dim << " " << scale;
     }
   }
 }
@@ -96,20 +96,20 @@ TEST(PrefillChunksTest, DoNotMatterOnTiles) {
   ExpectChunksDoNotMatter(amx::PrefillAttend, 1100, {1000, 512, 37});
 }
 
-TEST(PrefillChunksTest, DoNotMatterInFp32) {
-  ExpectChunksDoNotMatter(PrefillAttendFp32, 300, {200, 37});
+TEST(PrefillChunksTest, DoNotMatterByRow) {
+  ExpectChunksDoNotMatter(PrefillAttendByRow, 300, {200, 37});
 }
 
-TEST(PrefillFp32Test, AgreesWithTheReference) {
+TEST(PrefillByRowTest, AgreesWithTheReference) {
   RefOps reference;
   ThreadTeam team(2);
   const PagedKv kv(1, 10, 2, 48, 1);
   const auto segments = List<PrefillSegment>({{0, 50, 0, 570}});
   const auto q = Normal<bf16, 3>({50, 10, 48}, 2);
   Tensor<bf16, 2> out({50, 480}), want({50, 480});
-  PrefillAttendFp32({q, kv.view(), segments, 0.2f, out}, team);
+  PrefillAttendByRow({q, kv.view(), segments, 0.2f, out}, team);
   reference.PrefillAttend({q, kv.view(), segments, 0.2f, want});
-  EXPECT_TRUE(Close(out.view(), want.view(), kDecode));
+  EXPECT_TRUE(Close(out.view(), want.view(), kAttend));
 }
 
 }  // namespace

@@ -22,12 +22,12 @@ struct Tolerance {
   double squared;
   double steps;
 };
-inline constexpr Tolerance kRounding{2e-6, 1.01};  // one rounding to bf16 may fall the other way
-inline constexpr Tolerance kGemm{8e-6, 2.0};       // order of summation, then one rounding
-inline constexpr Tolerance kLogits{1e-9, 0.1};     // as before, without the rounding
-inline constexpr Tolerance kAppendKv{8e-6, 2.01};  // two roundings
-inline constexpr Tolerance kPrefill{2e-5, 4.0};    // weights rounded to bf16 before the values
-inline constexpr Tolerance kDecode{8e-6, 2.0};     // order of summation, exp, one rounding
+inline constexpr Tolerance kRounding{2e-6, 1.01};   // one rounding to bf16 may fall the other way
+inline constexpr Tolerance kGemm{8e-6, 2.0};        // order of summation, then one rounding
+inline constexpr Tolerance kLogits{1e-9, 0.1};      // as before, without the rounding
+inline constexpr Tolerance kAppendKv{8e-6, 2.01};   // two roundings
+inline constexpr Tolerance kAttend{2e-5, 4.0};      // weights rounded to bf16 before the values
+inline constexpr Tolerance kAttendFp32{8e-6, 2.0};  // order of summation, exp, one rounding
 inline constexpr Tolerance kLogProb{1e-9, 0.01};
 
 template <int N>
