@@ -192,36 +192,64 @@ void AttendBlock(const float* q,
   AddValues<kHeads>(ahead, scores, rows + dim, dim, 2 * dim, count, values);
 }
 
-// `q` [group, dim] widened; `scores` is scratch of 4 x kBlockPositions.
-void AttendBlocks(
-    const AttendGroup& a, const float* q, int64_t begin, int64_t end, float* part, float* scores) {
-  const int64_t dim = a.kv->rows.dim(3) / 2;
+// One block of one KV head, all heads of its group. `q` [group, dim] widened.
+void AttendGroup(const AttendHeads& a,
+                 const float* q,
+                 const bf16* rows,
+                 Ahead& ahead,
+                 int64_t count,
+                 float* part,
+                 float* scores) {
+  const int64_t dim = a.dim();
   float* largest = part + a.group * dim;
   float* sum = largest + a.group;
-  std::fill_n(part, a.group * dim, 0.0f);
-  std::fill_n(largest, a.group, -std::numeric_limits<float>::infinity());
-  std::fill_n(sum, a.group, 0.0f);
-  for (int64_t p = begin; p < end; p += kBlockPositions) {
-    const bf16* rows = KvRows(a, p);
-    Ahead ahead = NextRows(a, p, kBlockPositions, end);
-    const int64_t count = std::min<int64_t>(kBlockPositions, end - p);
-    for (int64_t h = 0; h < a.group; h += 4) {
-      const int64_t heads = std::min<int64_t>(4, a.group - h);
-      const auto block = heads == 4   ? AttendBlock<4>
-                         : heads == 3 ? AttendBlock<3>
-                         : heads == 2 ? AttendBlock<2>
-                                      : AttendBlock<1>;
-      block(q + h * dim,
-            rows,
-            ahead,
-            count,
-            a.scale,
-            dim,
-            scores,
-            part + h * dim,
-            largest + h,
-            sum + h);
-    }
+  for (int64_t h = 0; h < a.group; h += 4) {
+    const int64_t heads = std::min<int64_t>(4, a.group - h);
+    const auto block = heads == 4   ? AttendBlock<4>
+                       : heads == 3 ? AttendBlock<3>
+                       : heads == 2 ? AttendBlock<2>
+                                    : AttendBlock<1>;
+    block(q + h * dim,
+          rows,
+          ahead,
+          count,
+          a.scale,
+          dim,
+          scores,
+          part + h * dim,
+          largest + h,
+          sum + h);
+  }
+}
+
+// `q` [heads, group, dim] widened; `scores` is scratch of 4 x kBlockPositions.
+void AttendBlocks(const AttendHeads& a,
+                  const float* q,
+                  int64_t begin,
+                  int64_t end,
+                  float* parts,
+                  int64_t stride,
+                  float* scores) {
+  const int64_t head_size = a.group * a.dim();
+  for (int64_t head = 0; head < a.heads; ++head) {
+    float* part = parts + head * stride;
+    std::fill_n(part, head_size, 0.0f);
+    std::fill_n(part + head_size, a.group, -std::numeric_limits<float>::infinity());
+    std::fill_n(part + head_size + a.group, a.group, 0.0f);
+  }
+  AttendPlace at{.head = 0, .p = begin};
+  for (bool more = true; more;) {
+    AttendPlace next = at;
+    more = next.Advance(a, kBlockPositions, end);
+    Ahead ahead = more ? FetchAhead(a, next, kBlockPositions) : Ahead();
+    AttendGroup(a,
+                q + at.head * head_size,
+                at.Rows(a),
+                ahead,
+                std::min<int64_t>(kBlockPositions, end - at.p),
+                parts + at.head * stride,
+                scores);
+    at = next;
   }
 }
 
@@ -233,21 +261,30 @@ namespace asynctls {
 
 HWY_EXPORT(AttendBlocks);
 
-void AttendRange(const AttendGroup& a, int64_t begin, int64_t end, float* part, Scratch& scratch) {
-  if (amx::CanAttend(a.group, a.kv->rows.dim(3) / 2)) {
-    amx::AttendRange(a, begin, end, part, scratch);
+void AttendRange(const AttendHeads& a,
+                 int64_t begin,
+                 int64_t end,
+                 float* parts,
+                 int64_t stride,
+                 Scratch& scratch) {
+  if (amx::CanAttend(a.group, a.dim())) {
+    amx::AttendRange(a, begin, end, parts, stride, scratch);
   } else {
-    AttendRangeFp32(a, begin, end, part, scratch);
+    AttendRangeFp32(a, begin, end, parts, stride, scratch);
   }
 }
 
-void AttendRangeFp32(
-    const AttendGroup& a, int64_t begin, int64_t end, float* part, Scratch& scratch) {
-  const int64_t dim = a.kv->rows.dim(3) / 2;
-  float* q = scratch.Get<float>(0, a.group * dim);
-  std::transform(a.q, a.q + a.group * dim, q, ToFloat);
-  HWY_DYNAMIC_DISPATCH(AttendBlocks)
-  (a, q, begin, end, part, scratch.Get<float>(1, 4 * kBlockPositions));
+void AttendRangeFp32(const AttendHeads& a,
+                     int64_t begin,
+                     int64_t end,
+                     float* parts,
+                     int64_t stride,
+                     Scratch& scratch) {
+  const int64_t size = a.heads * a.group * a.dim();
+  float* q = scratch.Get<float>(0, size);
+  std::transform(a.q, a.q + size, q, ToFloat);
+  float* scores = scratch.Get<float>(1, 4 * kBlockPositions);
+  HWY_DYNAMIC_DISPATCH(AttendBlocks)(a, q, begin, end, parts, stride, scores);
 }
 
 void MergeParts(float* parts, int64_t count, int64_t group, int64_t dim, bf16* out) {

@@ -34,10 +34,13 @@ struct Workspace {
 
 ASYNCTLS_AMX_BEGIN
 
-void PrepareQueries(const AttendGroup& a, int64_t dim, const Workspace& w) {
+void PrepareQueries(const AttendHeads& a, int64_t dim, int64_t head, const Workspace& w) {
   for (int64_t k = 0; k < dim / kDepth; ++k) {
-    PackTransposed(
-        a.q + k * kDepth, dim * 2, static_cast<int>(a.group), kDepth, w.queries + k * kTileBytes);
+    PackTransposed(a.q + head * a.group * dim + k * kDepth,
+                   dim * 2,
+                   static_cast<int>(a.group),
+                   kDepth,
+                   w.queries + k * kTileBytes);
   }
 }
 
@@ -104,7 +107,7 @@ void AddValues(int64_t dim, bool first, const Workspace& w, Ahead& ahead) {
 }
 
 // kStep positions of which the first `count` exist.
-void AttendStep(const AttendGroup& a,
+void AttendStep(const AttendHeads& a,
                 const bf16* rows,
                 int64_t dim,
                 int64_t count,
@@ -135,7 +138,7 @@ void AttendStep(const AttendGroup& a,
 }
 
 // Puts the columns of the sums back in order.
-void StoreValues(const AttendGroup& a, int64_t dim, const Workspace& w, float* values) {
+void StoreValues(const AttendHeads& a, int64_t dim, const Workspace& w, float* values) {
   for (int64_t i = 0; i < a.group * dim; i += kDepth) {
     for (int64_t four = 0; four < 4; ++four) {
       const float* low = w.sums + i + 4 * four;
@@ -153,33 +156,49 @@ bool CanAttend(int64_t group, int64_t dim) {
   return Usable() && group <= kColumns && dim % kDepth == 0;
 }
 
-void AttendRange(const AttendGroup& a, int64_t begin, int64_t end, float* part, Scratch& scratch) {
-  const int64_t dim = a.kv->rows.dim(3) / 2;
-  const Workspace w{.queries = scratch.Get<char>(0, dim * 32),
-                    .scores = scratch.Get<float>(1, kTiles * kRows * kColumns),
-                    .weights = scratch.Get<char>(4, kWeightTiles * kTileBytes),
-                    .values = scratch.Get<char>(5, kStep * dim * 2),
-                    .sums = scratch.Get<float>(6, a.group * dim)};
+void AttendRange(const AttendHeads& a,
+                 int64_t begin,
+                 int64_t end,
+                 float* parts,
+                 int64_t stride,
+                 Scratch& scratch) {
+  const int64_t dim = a.dim();
+  const int64_t query_bytes = dim * kColumns * 2, head_sums = a.group * dim;
+  Workspace w{.queries = nullptr,
+              .scores = scratch.Get<float>(1, kTiles * kRows * kColumns),
+              .weights = scratch.Get<char>(4, kWeightTiles * kTileBytes),
+              .values = scratch.Get<char>(5, kStep * dim * 2),
+              .sums = nullptr};
+  char* queries = scratch.Get<char>(0, a.heads * query_bytes);
+  float* sums = scratch.Get<float>(6, a.heads * head_sums);
+  const auto select = [&](int64_t head) {
+    w.queries = queries + head * query_bytes;
+    w.sums = sums + head * head_sums;
+  };
   const TileShapes shapes = GroupShapes(a.group);
-  float* largest = part + a.group * dim;
-  float* sum = largest + a.group;
   Configure(shapes);
-  PrepareQueries(a, dim, w);
-  for (int64_t p = begin; p < end; p += kStep) {
-    Ahead ahead = NextRows(a, p, kStep, end);
-    AttendStep(a,
-               KvRows(a, p),
-               dim,
-               std::min<int64_t>(kStep, end - p),
-               p == begin,
-               largest,
-               sum,
-               w,
-               ahead);
+  for (int64_t head = 0; head < a.heads; ++head) {
+    select(head);
+    PrepareQueries(a, dim, head, w);
+  }
+  AttendPlace at{.head = 0, .p = begin};
+  for (bool more = true; more;) {
+    AttendPlace next = at;
+    more = next.Advance(a, kStep, end);
+    Ahead ahead = more ? FetchAhead(a, next, kStep) : Ahead();
+    select(at.head);
+    float* largest = parts + at.head * stride + head_sums;
+    const int64_t count = std::min<int64_t>(kStep, end - at.p);
+    AttendStep(a, at.Rows(a), dim, count, at.p == begin, largest, largest + a.group, w, ahead);
+    at = next;
   }
   Release();
-  StoreValues(a, dim, w, part);
-  for (int64_t h = 0; h < a.group; ++h) largest[h] *= a.scale;
+  for (int64_t head = 0; head < a.heads; ++head) {
+    select(head);
+    float* part = parts + head * stride;
+    StoreValues(a, dim, w, part);
+    for (int64_t h = 0; h < a.group; ++h) part[head_sums + h] *= a.scale;
+  }
 }
 
 }  // namespace asynctls::amx

@@ -26,23 +26,26 @@ void CpuOps::DecodeAttend(const DecodeAttendArgs& a) {
   const auto part = [&](int64_t s, int64_t g, int64_t range) {
     return parts + (first[s] * kv_heads + g * (first[s + 1] - first[s]) + range) * size;
   };
-  team.ParallelFor(first[rows] * kv_heads, [&](int64_t i, Scratch& scratch) {
-    const int64_t s = std::upper_bound(first, first + rows + 1, i / kv_heads) - first - 1;
-    const int64_t within = i - first[s] * kv_heads;
-    const int64_t ranges = first[s + 1] - first[s];
-    const int64_t g = within / ranges;
+  // All KV heads of a range together read memory in its order; apart, they are more to share.
+  const int64_t together = first[rows] >= 4 * team.count() ? kv_heads : 1;
+  const int64_t pieces = kv_heads / together;
+  team.ParallelFor(first[rows] * pieces, [&](int64_t i, Scratch& scratch) {
+    const int64_t s = std::upper_bound(first, first + rows + 1, i / pieces) - first - 1;
+    const int64_t range = i / pieces - first[s], g = i % pieces;
     const int64_t length = a.rows[s].length;
-    const int64_t begin = within % ranges * AttendRangeSize(length);
-    const AttendGroup one{.q = &a.q(s, g * group, 0),
-                          .kv = &a.kv,
-                          .lane = a.rows[s].lane,
-                          .g = g,
-                          .group = group,
-                          .scale = a.scale};
-    AttendRange(one,
+    const int64_t begin = range * AttendRangeSize(length);
+    const AttendHeads heads{.q = &a.q(s, g * group, 0),
+                            .kv = &a.kv,
+                            .lane = a.rows[s].lane,
+                            .g = g,
+                            .heads = together,
+                            .group = group,
+                            .scale = a.scale};
+    AttendRange(heads,
                 begin,
                 std::min(begin + AttendRangeSize(length), length),
-                part(s, g, within % ranges),
+                part(s, g, range),
+                part(s, 1, 0) - part(s, 0, 0),
                 scratch);
   });
   team.ParallelFor(rows * kv_heads, 4, [&](int64_t i, Scratch&) {

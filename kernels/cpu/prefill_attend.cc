@@ -31,14 +31,16 @@ void PrefillAttendByRow(const PrefillAttendArgs& a, ThreadTeam& team) {
       const int64_t step = AttendRangeSize(length);
       const int64_t size = AttendPartSize(group, dim);
       float* parts = scratch.Get<float>(2, ranges * size);
-      const AttendGroup one{.q = &a.q(segment.row + offset, g * group, 0),
+      const AttendHeads one{.q = &a.q(segment.row + offset, g * group, 0),
                             .kv = &a.kv,
                             .lane = segment.lane,
                             .g = g,
+                            .heads = 1,
                             .group = group,
                             .scale = a.scale};
       for (int64_t r = 0; r < ranges; ++r) {
-        AttendRange(one, r * step, std::min((r + 1) * step, length), parts + r * size, scratch);
+        AttendRange(
+            one, r * step, std::min((r + 1) * step, length), parts + r * size, size, scratch);
       }
       MergeParts(parts, ranges, group, dim, &a.out(segment.row + offset, g * group * dim));
     });

@@ -9,7 +9,7 @@
 namespace asynctls::testing {
 namespace {
 
-using RangeFunction = void (*)(const AttendGroup&, int64_t, int64_t, float*, Scratch&);
+using RangeFunction = void (*)(const AttendHeads&, int64_t, int64_t, float*, int64_t, Scratch&);
 
 // Attends to [0, length) of one KV head in two ranges cut at `cut`, against the reference.
 void ExpectAgrees(RangeFunction attend,
@@ -22,13 +22,13 @@ void ExpectAgrees(RangeFunction attend,
   const KvView view = kv.view();
   const auto q = Normal<bf16, 3>({1, group, dim}, 2);
   Tensor<bf16, 2> out({1, group * dim}), want({1, group * dim});
-  const AttendGroup one{
-      .q = q.data(), .kv = &view, .lane = 0, .g = 0, .group = group, .scale = 0.2f};
+  const AttendHeads one{
+      .q = q.data(), .kv = &view, .lane = 0, .g = 0, .heads = 1, .group = group, .scale = 0.2f};
   Scratch scratch;
   const int64_t size = AttendPartSize(group, dim);
   float* parts = scratch.Get<float>(2, 2 * size);
-  attend(one, 0, cut, parts, scratch);
-  if (cut < length) attend(one, cut, length, parts + size, scratch);
+  attend(one, 0, cut, parts, size, scratch);
+  if (cut < length) attend(one, cut, length, parts + size, size, scratch);
   MergeParts(parts, cut < length ? 2 : 1, group, dim, out.data());
   const auto rows = List<DecodeRow>({{.lane = 0,
                                       .length = static_cast<int32_t>(length),
@@ -72,10 +72,11 @@ TEST(AttendRangeTest, WhatLiesBehindTheEndIsNotRead) {
     Tensor<bf16, 1> out({256});
     Scratch scratch;
     float* part = scratch.Get<float>(2, AttendPartSize(4, 64));
-    attend({.q = q.data(), .kv = &view, .lane = 0, .g = 0, .group = 4, .scale = 0.2f},
+    attend({.q = q.data(), .kv = &view, .lane = 0, .g = 0, .heads = 1, .group = 4, .scale = 0.2f},
            0,
            37,
            part,
+           0,
            scratch);
     MergeParts(part, 1, 4, 64, out.data());
     for (const bf16 x : out.view()) EXPECT_FALSE(std::isnan(ToFloat(x)));
