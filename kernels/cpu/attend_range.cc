@@ -17,6 +17,19 @@
 HWY_BEFORE_NAMESPACE();
 namespace asynctls::HWY_NAMESPACE {
 
+// The next block on its way while this one is computed with, a few cache lines at a time: slots are
+// scattered, so the processor cannot guess it.
+struct Ahead {
+  const char* at;
+  const char* end;
+
+  HWY_INLINE void Fetch(int lines) {
+    if (at >= end) return;
+    for (int i = 0; i < lines; ++i) __builtin_prefetch(at + 64 * i, 0, 2);
+    at += 64 * lines;
+  }
+};
+
 #if HWY_TARGET != HWY_SCALAR
 // The sum of v's blocks of four lanes.
 template <class D>
@@ -47,17 +60,16 @@ HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> SumFour(D d, const hn::Vec<D> (&v)[4
 template <int kHeads>
 void Scores(const float* HWY_RESTRICT q,
             const bf16* HWY_RESTRICT keys,
-            const bf16* next,
+            Ahead& ahead,
             int64_t dim,
             int64_t stride,
             int64_t count,
             float* HWY_RESTRICT scores) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  constexpr int64_t kLine = 64 / sizeof(bf16);
   HWY_ALIGN float sums[kBlockPositions * kHeads];
   for (int64_t p = 0; p < count; ++p) {
-    for (int64_t i = 0; i < stride; i += kLine) __builtin_prefetch(next + p * stride + i, 0, 2);
+    ahead.Fetch(4);
     const bf16* key = keys + p * stride;
     hn::Vec<decltype(d)> sum[kHeads];
     for (auto& v : sum) v = hn::Zero(d);
@@ -90,6 +102,7 @@ void Scores(const float* HWY_RESTRICT q,
 // out[h][i..] += weights[h][p] * value p, kVectors vectors of each head from column i on.
 template <int kHeads, int kVectors, class D>
 HWY_INLINE void AddColumns(D d,
+                           Ahead& ahead,
                            const float* HWY_RESTRICT weights,
                            const bf16* HWY_RESTRICT values,
                            int64_t stride,
@@ -102,6 +115,7 @@ HWY_INLINE void AddColumns(D d,
     for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::LoadU(d, out + h * dim + v * lanes);
   }
   for (int64_t p = 0; p < count; ++p) {
+    ahead.Fetch(2);
     for (int v = 0; v < kVectors; ++v) {
       const auto value = LoadBf16(d, values + p * stride + v * lanes);
       for (int h = 0; h < kHeads; ++h) {
@@ -115,7 +129,8 @@ HWY_INLINE void AddColumns(D d,
 }
 
 template <int kHeads>
-void AddValues(const float* weights,
+void AddValues(Ahead& ahead,
+               const float* weights,
                const bf16* values,
                int64_t dim,
                int64_t stride,
@@ -125,13 +140,13 @@ void AddValues(const float* weights,
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
   for (; i + 4 * lanes <= dim; i += 4 * lanes) {
-    AddColumns<kHeads, 4>(d, weights, values + i, stride, count, dim, out + i);
+    AddColumns<kHeads, 4>(d, ahead, weights, values + i, stride, count, dim, out + i);
   }
   for (; i + lanes <= dim; i += lanes) {
-    AddColumns<kHeads, 1>(d, weights, values + i, stride, count, dim, out + i);
+    AddColumns<kHeads, 1>(d, ahead, weights, values + i, stride, count, dim, out + i);
   }
   for (; i < dim; ++i) {
-    AddColumns<kHeads, 1>(OneLane(), weights, values + i, stride, count, dim, out + i);
+    AddColumns<kHeads, 1>(OneLane(), ahead, weights, values + i, stride, count, dim, out + i);
   }
 }
 
@@ -172,7 +187,7 @@ void Soften(float* HWY_RESTRICT scores,
 template <int kHeads>
 void AttendBlock(const float* q,
                  const bf16* rows,
-                 const bf16* next,
+                 Ahead& ahead,
                  int64_t count,
                  float scale,
                  int64_t dim,
@@ -183,11 +198,11 @@ void AttendBlock(const float* q,
   if (count < kBlockPositions) {
     std::fill_n(scores, kHeads * kBlockPositions, -std::numeric_limits<float>::infinity());
   }
-  Scores<kHeads>(q, rows, next, dim, 2 * dim, count, scores);
+  Scores<kHeads>(q, rows, ahead, dim, 2 * dim, count, scores);
   for (int h = 0; h < kHeads; ++h) {
     Soften(scores + h * kBlockPositions, scale, dim, values + h * dim, largest + h, sum + h);
   }
-  AddValues<kHeads>(scores, rows + dim, dim, 2 * dim, count, values);
+  AddValues<kHeads>(ahead, scores, rows + dim, dim, 2 * dim, count, values);
 }
 
 // `q` [group, dim] widened; `scores` is scratch of 4 x kBlockPositions.
@@ -205,7 +220,11 @@ void AttendBlocks(
   };
   for (int64_t p = begin; p < end; p += kBlockPositions) {
     const bf16* rows = block_rows(p);
-    const bf16* next = p + kBlockPositions < end ? block_rows(p + kBlockPositions) : rows;
+    Ahead ahead{nullptr, nullptr};
+    if (p + kBlockPositions < end) {
+      ahead.at = reinterpret_cast<const char*>(block_rows(p + kBlockPositions));
+      ahead.end = ahead.at + kBlockPositions * 2 * dim * sizeof(bf16);
+    }
     const int64_t count = std::min<int64_t>(kBlockPositions, end - p);
     for (int64_t h = 0; h < a.group; h += 4) {
       const int64_t heads = std::min<int64_t>(4, a.group - h);
@@ -215,7 +234,7 @@ void AttendBlocks(
                                       : AttendBlock<1>;
       block(q + h * dim,
             rows,
-            next,
+            ahead,
             count,
             a.scale,
             dim,
