@@ -131,9 +131,10 @@ HWY_INLINE uint64_t FixedExp2InPlace(float* HWY_RESTRICT x, int64_t count, float
   const hn::RebindToSigned<decltype(df)> di;
   const auto lanes = static_cast<int64_t>(hn::Lanes(df));
   const auto minus = hn::Set(df, top);
-  for (int64_t begin = 0; begin < count; begin += 4096) {  // 2^24 * 4096 / lanes fits 32 bits
+  const int64_t piece = 128 * lanes;  // 128 weights of 2^24 fit 32 bits
+  for (int64_t begin = 0; begin < count; begin += piece) {
     auto part = hn::Zero(hn::RebindToUnsigned<decltype(df)>());
-    for (int64_t i = begin; i < std::min(count, begin + 4096); i += lanes) {
+    for (int64_t i = begin; i < std::min(count, begin + piece); i += lanes) {
       const auto y = hn::Mul(hn::Sub(hn::LoadU(df, x + i), minus), hn::Set(df, kLog2E));
       const auto n = hn::Floor(y);
       const auto f = hn::Sub(y, n);

@@ -17,12 +17,13 @@ template <class D>
 int64_t SwiGluSpan(D d, int64_t i, int64_t n, const bf16* gate_up, bf16* out) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto one = hn::Set(d, 1.0f);
-  const auto largest = hn::Set(d, 88.0f);  // e^88 is still finite
+  const auto lowest = hn::Set(d, -88.0f);  // e^88 is still finite; below, silu is zero
   for (; i + lanes <= n; i += lanes) {
     const auto gate = LoadBf16(d, gate_up + i);
     const auto up = LoadBf16(d, gate_up + n + i);
-    const auto power = hn::Exp(d, hn::Min(hn::Neg(gate), largest));
-    StoreBf16(d, hn::Mul(hn::Div(gate, hn::Add(one, power)), up), out + i);
+    const auto power = hn::Exp(d, hn::Neg(hn::Max(gate, lowest)));
+    const auto silu = hn::IfThenZeroElse(hn::Lt(gate, lowest), hn::Div(gate, hn::Add(one, power)));
+    StoreBf16(d, hn::Mul(silu, up), out + i);
   }
   return i;
 }

@@ -68,6 +68,9 @@ TEST(SelectTokensTest, SharpAndFlatSoftmaxes) {
   for (float q_scale : {0.0f, 1e-3f, 0.1f, 10.0f, 100.0f, 1e10f}) {
     p.SetRows({MakeRow(0, 64 * 80, 64, 1024), MakeRow(0, 64 * 79 + 9, 64, 256)}, q_scale);
     ExpectSame(p);
+    // A head without an opinion beside three that have one: its denominator counts.
+    for (int64_t d = 0; d < p.shape.d; ++d) p.q(0, 0, d) = p.q(1, 5, d) = ToBf16(0.0f);
+    ExpectSame(p);
   }
 }
 

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
+#include "kernels/ref/exact.h"
+#include "tests/testing/backends.h"
+#include "tests/testing/compare.h"
+
+namespace asynctls::testing {
+namespace {
+
+// T tokens of two lanes, some of them crossing a border of blocks.
+struct Problem {
+  Problem(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim, int64_t r1, int64_t r2)
+      : qkv(Normal<bf16, 2>({tokens, (heads + 2 * kv_heads) * dim}, 1, 3)),
+        q_norm(Normal<bf16, 1>({dim}, 2)),
+        k_norm(Normal<bf16, 1>({dim}, 3)),
+        cos_sin(Normal<float, 2>({tokens, dim}, 4)),
+        lanes({tokens}),
+        positions({tokens}),
+        slots({2, 3}),
+        encode(Normal<float, 3>({kv_heads, dim, r1 + r2}, 5, 0.5)),
+        offset(Normal<float, 2>({kv_heads, r1 + r2}, 6)),
+        q_out({tokens, heads, dim}),
+        rows({6, kv_heads, kBlockPositions, 2 * dim}),
+        first({6, kv_heads, r1 / 2, kBlockPositions}),
+        second({6, kv_heads, r2 / 2, kBlockPositions}) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      lanes(t) = t % 3 == 0 ? 1 : 0;
+      positions(t) = static_cast<int32_t>(50 + t);
+    }
+    for (int i = 0; i < 6; ++i) slots(i / 3, i % 3) = 5 - i;
+    first.Fill(0xaa);
+    second.Fill(0xaa);
+    code = {.encode = encode, .offset = offset, .turn = encode, .r1 = static_cast<int>(r1)};
+  }
+  AppendKvArgs Args() const {
+    return {.qkv = qkv,
+            .q_norm = q_norm,
+            .k_norm = k_norm,
+            .eps = 1e-6f,
+            .cos_sin = cos_sin,
+            .lanes = lanes,
+            .positions = positions,
+            .q_out = q_out,
+            .kv = {rows.view(), slots.view()},
+            .code = code,
+            .codes = {first.view(), second.view()}};
+  }
+  Tensor<bf16, 2> qkv;
+  Tensor<bf16, 1> q_norm, k_norm;
+  Tensor<float, 2> cos_sin;
+  Tensor<int32_t, 1> lanes, positions;
+  Tensor<int32_t, 2> slots;
+  Tensor<float, 3> encode;
+  Tensor<float, 2> offset;
+  Tensor<bf16, 3> q_out;
+  Tensor<bf16, 4> rows;
+  Tensor<uint8_t, 4> first, second;
+  KeyCodeTable code;
+};
+
+template <typename B>
+using AppendKvTest = OpTest<B>;
+TYPED_TEST_SUITE(AppendKvTest, Backends);
+
+TYPED_TEST(AppendKvTest, NormsTurnsAndCopies) {
+  Problem p(1, 1, 1, 2, 2, 0);
+  for (int i = 0; i < 6; ++i) p.qkv(0, i) = ToBf16(static_cast<float>(3 + i % 2));  // 3 4 3 4 3 4
+  p.q_norm.Fill(ToBf16(1));
+  p.k_norm.Fill(ToBf16(2));
+  p.cos_sin(0, 0) = 0;  // a quarter turn: (a, b) becomes (-b, a)
+  p.cos_sin(0, 1) = 1;
+  this->backend_.ops.AppendKv(p.Args());
+  const float low = ToFloat(ToBf16(0.8485281f)), high = ToFloat(ToBf16(1.1313708f));
+  EXPECT_EQ(ToFloat(p.q_out(0, 0, 0)), -high);
+  EXPECT_EQ(ToFloat(p.q_out(0, 0, 1)), low);
+  const int64_t slot = p.slots(1, 0);
+  EXPECT_EQ(ToFloat(p.rows(slot, 0, 50, 0)), -2 * high);
+  EXPECT_EQ(ToFloat(p.rows(slot, 0, 50, 1)), 2 * low);
+  EXPECT_EQ(ToFloat(p.rows(slot, 0, 50, 2)), 3.0f);
+  EXPECT_EQ(ToFloat(p.rows(slot, 0, 50, 3)), 4.0f);
+}
+
+TYPED_TEST(AppendKvTest, AgreesWithTheReference) {
+  struct Shape {
+    int64_t tokens, heads, kv_heads, dim;
+  };
+  for (const auto& [tokens, heads, kv_heads, dim] :
+       {Shape{0, 2, 1, 8}, Shape{1, 8, 2, 128}, Shape{20, 5, 1, 80}, Shape{40, 4, 4, 6}}) {
+    Problem got(tokens, heads, kv_heads, dim, 4, 2), want(tokens, heads, kv_heads, dim, 4, 2);
+    this->backend_.ops.AppendKv(got.Args());
+    this->reference_.AppendKv(want.Args());
+    EXPECT_TRUE(Close(got.q_out.view(), want.q_out.view(), kAppendKv)) << tokens << " " << dim;
+    EXPECT_TRUE(Close(got.rows.view(), want.rows.view(), kAppendKv)) << tokens << " " << dim;
+  }
+}
+
+// Codes are exact given the stored key, and nothing but the tokens' own bytes is written.
+TYPED_TEST(AppendKvTest, WritesTheCodesOfTheKeysItStored) {
+  Problem p(20, 2, 2, 64, 16, 12);
+  this->backend_.ops.AppendKv(p.Args());
+  Problem want(20, 2, 2, 64, 16, 12);
+  for (int64_t t = 0; t < 20; ++t) {
+    const int64_t slot = p.slots(p.lanes(t), p.positions(t) / kBlockPositions);
+    const int64_t at = p.positions(t) % kBlockPositions;
+    for (int g = 0; g < 2; ++g) {
+      float key[64];
+      uint8_t code[28];
+      for (int d = 0; d < 64; ++d) key[d] = ToFloat(p.rows(slot, g, at, d));
+      EncodeKey(key, p.code, g, code);
+      StoreCode(code, p.code.r1, want.Args().codes, slot, g, at);
+    }
+  }
+  EXPECT_TRUE(Same(p.first.view(), want.first.view()));
+  EXPECT_TRUE(Same(p.second.view(), want.second.view()));
+}
+
+TYPED_TEST(AppendKvTest, NoTableNoCodes) {
+  Problem p(20, 2, 2, 64, 4, 4);
+  p.code = {};
+  this->backend_.ops.AppendKv(p.Args());
+  for (int64_t i = 0; i < p.first.size(); ++i) ASSERT_EQ(p.first.data()[i], 0xaa);
+  EXPECT_NE(ToFloat(p.rows(p.slots(1, 0), 0, 50, 0)), 0.0f);
+}
+
+TYPED_TEST(AppendKvTest, TokensDoNotDependOnTheBatch) {
+  Problem all(40, 8, 2, 128, 16, 16), one(40, 8, 2, 128, 16, 16);
+  this->backend_.ops.AppendKv(all.Args());
+  for (int64_t t = 0; t < 40; ++t) {
+    AppendKvArgs a = one.Args();
+    a.qkv = a.qkv.Slice(t, 1);
+    a.cos_sin = a.cos_sin.Slice(t, 1);
+    a.lanes = a.lanes.Slice(t, 1);
+    a.positions = a.positions.Slice(t, 1);
+    a.q_out = a.q_out.Slice(t, 1);
+    this->backend_.ops.AppendKv(a);
+  }
+  EXPECT_TRUE(Same(one.q_out.view(), all.q_out.view()));
+  EXPECT_TRUE(Same(one.rows.view(), all.rows.view()));
+  EXPECT_TRUE(Same(one.first.view(), all.first.view()));
+}
+
+}  // namespace
+}  // namespace asynctls::testing
