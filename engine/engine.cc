@@ -51,7 +51,8 @@ struct Engine::Impl {
   Scheduler scheduler;
   std::unique_ptr<WorkerGroup> workers;
   bool in_flight = false, stopping = false;
-  absl::Status failure;  // of the workers, once they are dead
+  absl::Status failure;                    // of the workers, once they are dead
+  absl::Time last_progress = absl::Now();  // a step began or ended
 
   // Guarded by mu.
   mutable std::mutex mu;
@@ -73,7 +74,7 @@ Engine::Impl::Impl(const SchedulerConfig& scheduler_config,
       metrics(engine_metrics),
       scheduler(scheduler_config, engine_metrics),
       workers(std::move(group)) {
-  state.last_progress = absl::Now();
+  state.last_progress = last_progress;
   state.blocks_total = config.blocks;
   thread = std::thread([this] { Run(); });
 }
@@ -106,6 +107,7 @@ void Engine::Impl::Handle(Message& message) {
   } else {
     const StepDone& result = std::get<StepDone>(message);
     in_flight = false;
+    last_progress = now;
     failure = result.ok() ? scheduler.Commit(*result, now) : result.status();
     if (failure.ok()) return;
     failure = absl::UnavailableError(absl::StrCat("workers failed: ", failure.message()));
@@ -117,6 +119,7 @@ void Engine::Impl::StartStep() {
   auto plan = std::make_shared<const v1::StepPlan>(scheduler.Plan(absl::Now()));
   if (plan->work().empty()) return;
   in_flight = true;
+  last_progress = absl::Now();
   workers->Submit(std::move(plan),
                   [this](StepDone result) { inbox.Push(Message(std::move(result))); });
 }
@@ -132,7 +135,7 @@ void Engine::Impl::Publish(const std::vector<Scheduler::Event>& events) {
   state.running = scheduler.running();
   state.blocks_used = scheduler.blocks().used();
   state.blocks_cached = scheduler.blocks().cached();
-  if (scheduler.committed_steps() != state.steps) state.last_progress = absl::Now();
+  state.last_progress = last_progress;
   state.steps = scheduler.committed_steps();
   state.healthy = failure.ok();
 }

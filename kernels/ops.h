@@ -5,7 +5,7 @@
 //
 // Shape alphabet: T token rows of a step, S decode rows, L lanes, Q query heads, G KV heads,
 // R = Q / G, D head dim, H hidden, I intermediate, V vocabulary rows, P positions per block,
-// N slots, M width of a block table, r = r1 + r2 code directions, K selected.
+// N slots, M width of a block table, r code directions, K selected.
 //
 // All views are contiguous and live where the backend computes. Ops are ordered by the backend's
 // stream (a backend without one is synchronous). Ops never allocate after Prepare/first use of a
@@ -73,10 +73,10 @@ struct LogitsArgs {
 // cos_sin[t] = [cos(p f_i) * scale for i < D/2 | sin(p f_i) * scale], p = positions[t]. Computed
 // once per step and read by every layer.
 struct RopeTableArgs {
-  View<const int32_t, 1> positions;   // [T]
-  View<const float, 1> inv_frequency; // [D/2]
-  float scale;                        // YaRN attention factor, 1 without
-  View<float, 2> cos_sin;             // [T, D]
+  View<const int32_t, 1> positions;    // [T]
+  View<const float, 1> inv_frequency;  // [D/2]
+  float scale;                         // YaRN attention factor, 1 without
+  View<float, 2> cos_sin;              // [T, D]
 };
 
 // out[t] = silu(gate_up[t][:I]) * gate_up[t][I:], fp32 inside, silu(gate) not rounded in between.
@@ -87,54 +87,67 @@ struct SwiGluArgs {
 
 // dst[s] = src[rows[s]].
 struct CopyRowsArgs {
-  View<const bf16, 2> src;       // [T, H]
-  View<const int32_t, 1> rows;   // [S]
-  View<bf16, 2> dst;             // [S, H]
+  View<const bf16, 2> src;      // [T, H]
+  View<const int32_t, 1> rows;  // [S]
+  View<bf16, 2> dst;            // [S, H]
 };
 
-// ------------------------------------------------------------------------------ KV and its codes --
+// ------------------------------------------------------------------------------ KV and its codes
+// --
 
 // One layer's KV cache: kv[slot][g] is P rows of [K | V], so that one token of one head is 2D
 // contiguous values. A slot is found through slot_table[lane][position / P].
 struct KvView {
-  View<bf16, 4> rows;                    // [N, G, P, 2D]
-  View<const int32_t, 2> slot_table;     // [L, M]
+  View<bf16, 4> rows;                 // [N, G, P, 2D]
+  View<const int32_t, 2> slot_table;  // [L, M]
 };
 
+// A key code has 4 bits for each of 32 directions, in the order of what they contribute to q . k.
+// Part 1, read for every token, has all bits of the first kFineDirections and the high 2 bits of
+// the next kCoarseDirections; part 2, read for candidates only, has the low 2 bits of those and all
+// bits of the rest. 8 bytes each per token and head.
+inline constexpr int kCodeDirections = 32;
+inline constexpr int kFineDirections = 8;
+inline constexpr int kCoarseDirections = 16;
+inline constexpr int kCodeWords = 2;  // 32-bit words of each part
+
 // The turning of keys and queries of one layer into the code's directions, from calibration
-// (engine/sparse/calibration.h). Directions are ordered: the first r1 are read for every token.
+// (engine/sparse/calibration.h); r = kCodeDirections.
 // Products with these tables are exact: component c is ((a0 + a1) + (a2 + a3)), where a_j is the
 // chain of fused multiply-adds over d = j, j + 4, j + 8, ... starting from 0.
 struct KeyCodeTable {
   View<const float, 3> encode;  // [G, D, r]  U' Cq^1/2, divided by the direction's code step
   View<const float, 2> offset;  // [G, r]     mean of the keys in code steps
   View<const float, 3> turn;    // [G, D, r]  U' Cq^-1/2, times the direction's code step
-  int r1 = 0;                   // even; r - r1 is even too
 };
 
 // One layer's key codes, a function of the keys as stored (bf16). Code of direction c =
 // clamp(floor(x_c) + 8, 0, 15) with x_c = (key product) - offset (one subtraction), NaN codes as 8;
-// it stands for the value code - 7.5. The open tail block is coded like any other. Bytes are laid
-// out per (slot, head) with the token index running fastest, two directions to a byte:
-// first[slot][g][c / 2][p] = code_c | code_{c+1} << 4 (c even), and the same for `second` with the
-// directions r1, r1 + 1, ...
+// it stands for the value code - 7.5. The open tail block is coded like any other. Words are laid
+// out per (slot, head) with the token index running fastest, and within a word so that four
+// directions are the bytes of (word >> shift) & mask: what vpdpbusd, dp4a and int8 matrix fragments
+// take.
+//   first word 0, second word 1: byte j = code_{b+j} | code_{b+4+j} << 4, b = 0 and 24
+//   first word 1, second word 0: byte j = x_{8+j} | x_{12+j} << 2 | x_{16+j} << 4 | x_{20+j} << 6,
+//                                x = code >> 2 and code & 3
+// Packing and unpacking are in kernels/ref/exact.h.
 struct KeyCodes {
-  View<uint8_t, 4> first;   // [N, G, r1/2, P]
-  View<uint8_t, 4> second;  // [N, G, r2/2, P]
+  View<uint32_t, 4> first;   // [N, G, 2, P]
+  View<uint32_t, 4> second;  // [N, G, 2, P]
 };
 
 // QK-norm (RMSNorm over D, weight shared by the heads), RoPE on halves (i, i + D/2), the append of
 // K | V to the token's slot and of its key code to the index, as one op. With an empty
 // `code.encode` (dense layers, calibration) no codes are written.
 struct AppendKvArgs {
-  View<const bf16, 2> qkv;            // [T, (Q + 2G) D], heads of q, then of k, then of v
-  View<const bf16, 1> q_norm;         // [D]
-  View<const bf16, 1> k_norm;         // [D]
+  View<const bf16, 2> qkv;     // [T, (Q + 2G) D], heads of q, then of k, then of v
+  View<const bf16, 1> q_norm;  // [D]
+  View<const bf16, 1> k_norm;  // [D]
   float eps;
-  View<const float, 2> cos_sin;       // [T, D]
-  View<const int32_t, 1> lanes;       // [T]
-  View<const int32_t, 1> positions;   // [T]
-  View<bf16, 3> q_out;                // [T, Q, D]
+  View<const float, 2> cos_sin;      // [T, D]
+  View<const int32_t, 1> lanes;      // [T]
+  View<const int32_t, 1> positions;  // [T]
+  View<bf16, 3> q_out;               // [T, Q, D]
   KvView kv;
   KeyCodeTable code;
   KeyCodes codes;
@@ -156,8 +169,8 @@ struct PrefillAttendArgs {
   View<const bf16, 3> q;  // [T, Q, D]
   KvView kv;
   View<const PrefillSegment, 1> segments;
-  float scale;         // of q . k, usually D^-1/2
-  View<bf16, 2> out;   // [T, Q D]
+  float scale;        // of q . k, usually D^-1/2
+  View<bf16, 2> out;  // [T, Q D]
 };
 
 // One decode row. A row reads positions [0, length), its own included.
@@ -182,12 +195,12 @@ struct DecodeAttendArgs {
 // What attention will read: the contract between selecting and attending. Ids are sorted by
 // position. Counts are per row and KV head.
 struct Selection {
-  View<int32_t, 3> blocks;        // [S, G, M]   logical block index within the lane
-  View<int32_t, 2> block_count;   // [S, G]
-  View<int32_t, 3> tokens;        // [S, G, K]   position within the lane
-  View<int32_t, 2> token_count;   // [S, G]
-  View<int32_t, 2> touched;       // [S, G]      distinct blocks the tokens lie in
-  View<int32_t, 2> nan_heads;     // [S, G]      query heads whose scores were not finite
+  View<int32_t, 3> blocks;       // [S, G, M]   logical block index within the lane
+  View<int32_t, 2> block_count;  // [S, G]
+  View<int32_t, 3> tokens;       // [S, G, K]   position within the lane
+  View<int32_t, 2> token_count;  // [S, G]
+  View<int32_t, 2> touched;      // [S, G]      distinct blocks the tokens lie in
+  View<int32_t, 2> nan_heads;    // [S, G]      query heads whose scores were not finite
 };
 
 // The turned query, written by SelectBlocks and read by SelectTokens. Exact: with m the largest
@@ -201,9 +214,10 @@ struct TurnedQuery {
   View<float, 2> scale;   // [S, Q]
 };
 
-// Level 1. Exact: s1(head, token) = float(int product over the first r1) * scale(head); the score
-// of a block is the maximum over its tokens below `length` and over the R heads (-inf without a
-// finite head); the max_blocks best by RankKey are kept: the first block and the last two before
+// Level 1. Exact: s1(head, token) = float(product) * scale(head), product = sum over the fine
+// directions of code8 (2 code - 15) + sum over the coarse ones of code8 (8 (code >> 2) - 12); the
+// score of a block is the maximum over its tokens below `length` and over the R heads (-inf without
+// a finite head); the max_blocks best by RankKey are kept: the first block and the last two before
 // all others (they count), then by score, ties (and the forced ones) to the lower index. Rows with
 // lag != kExact exchange:
 // `lag` [L, G, M + 1] holds the previous step's count and blocks; kLagged rows get those, joined
@@ -226,14 +240,14 @@ struct SelectBlocksArgs {
 // integer of 24 fraction bits; Z(h) = sum_t weight (64-bit integer); score(t) = chain over h of
 // fma(float(weight), 1.0f / float(Z(h)), score) from 0. The max_tokens best by RankKey are kept:
 // positions below kSinkPositions or within kWindowPositions of the end before all others (they
-// count), then by score, ties (and the forced ones) to the lower position. top_p < 1 cuts them to the smallest prefix in
-// that order that holds all the forced ones kept and whose sum of FixedScore reaches
-// MassNeeded(top_p, sum over all candidates). FixedExp2 and the others are in kernels/ref/exact.h.
+// count), then by score, ties (and the forced ones) to the lower position. top_p < 1 cuts them to
+// the smallest prefix in that order that holds all the forced ones kept and whose sum of FixedScore
+// reaches MassNeeded(top_p, sum over all candidates). FixedExp2 and the others are in
+// kernels/ref/exact.h.
 struct SelectTokensArgs {
   View<const int32_t, 2> slot_table;
   View<const DecodeRow, 1> rows;
   KeyCodes codes;
-  int r1;
   TurnedQuery turned;
   Selection out;  // reads blocks, writes tokens, token_count, touched
 };
@@ -248,15 +262,16 @@ struct SparseAttendArgs {
   View<bf16, 2> out;  // [S, Q D]
 };
 
-// ---------------------------------------------------------- the paper's selector, to compare with --
+// ---------------------------------------------------------- the paper's selector, to compare with
+// --
 
 // AsyncTLS's own index (arXiv 2604.07815 as far as it is known): per block and channel the minimum
 // and maximum of the keys, and per token `r` channels of 4 bits with a scale and zero of its own.
 struct BoundIndex {
-  View<bf16, 4> range;             // [N, G, 2 (min, max), D]
-  View<uint8_t, 4> code;           // [N, G, P, r/2]
-  View<bf16, 4> step;              // [N, G, P, 2 (step, zero)]
-  View<const int32_t, 2> channels; // [G, r]
+  View<bf16, 4> range;              // [N, G, 2 (min, max), D]
+  View<uint8_t, 4> code;            // [N, G, P, r/2]
+  View<bf16, 4> step;               // [N, G, P, 2 (step, zero)]
+  View<const int32_t, 2> channels;  // [G, r]
 };
 // Brings the index up to date for the T rows just appended (the key is read back from kv).
 struct BoundAppendArgs {

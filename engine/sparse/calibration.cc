@@ -128,9 +128,9 @@ KeyCodeTables::KeyCodeTables(const KeyCodeShape& shape, std::string model, std::
       model_(std::move(model)),
       source_(std::move(source)),
       layers_(static_cast<size_t>(shape.layers)) {
-  assert(shape.r1 % 2 == 0 && shape.r2 % 2 == 0 && shape.channels % 2 == 0);
-  assert(shape.directions() <= shape.head_dim && shape.channels <= shape.head_dim);
-  const auto g = static_cast<size_t>(shape.groups), r = static_cast<size_t>(shape.directions());
+  assert(shape.channels % 2 == 0);
+  assert(shape.channels <= shape.head_dim);
+  const auto g = static_cast<size_t>(shape.groups), r = size_t{kCodeDirections};
   for (Layer& l : layers_) {
     l.encode.resize(g * static_cast<size_t>(shape.head_dim) * r);
     l.turn.resize(l.encode.size());
@@ -140,13 +140,13 @@ KeyCodeTables::KeyCodeTables(const KeyCodeShape& shape, std::string model, std::
 }
 
 View<float, 3> KeyCodeTables::encode(int layer) {
-  return {layers_[layer].encode.data(), {shape_.groups, shape_.head_dim, shape_.directions()}};
+  return {layers_[layer].encode.data(), {shape_.groups, shape_.head_dim, kCodeDirections}};
 }
 View<float, 2> KeyCodeTables::offset(int layer) {
-  return {layers_[layer].offset.data(), {shape_.groups, shape_.directions()}};
+  return {layers_[layer].offset.data(), {shape_.groups, kCodeDirections}};
 }
 View<float, 3> KeyCodeTables::turn(int layer) {
-  return {layers_[layer].turn.data(), {shape_.groups, shape_.head_dim, shape_.directions()}};
+  return {layers_[layer].turn.data(), {shape_.groups, shape_.head_dim, kCodeDirections}};
 }
 View<int32_t, 2> KeyCodeTables::channels(int layer) {
   return {layers_[layer].channels.data(), {shape_.groups, shape_.channels}};
@@ -156,11 +156,8 @@ View<const int32_t, 2> KeyCodeTables::channels(int layer) const {
 }
 KeyCodeTable KeyCodeTables::table(int layer) const {
   const Layer& l = layers_[layer];
-  const int64_t g = shape_.groups, d = shape_.head_dim, r = shape_.directions();
-  return {{l.encode.data(), {g, d, r}},
-          {l.offset.data(), {g, r}},
-          {l.turn.data(), {g, d, r}},
-          shape_.r1};
+  const int64_t g = shape_.groups, d = shape_.head_dim, r = kCodeDirections;
+  return {{l.encode.data(), {g, d, r}}, {l.offset.data(), {g, r}}, {l.turn.data(), {g, d, r}}};
 }
 
 KeyCodeTables KeyCodeTables::Slice(int first, int count) const {
@@ -182,7 +179,7 @@ KeyCodeTables KeyCodeTables::Slice(int first, int count) const {
 }
 
 absl::Status KeyCodeTables::Write(const std::string& path) const {
-  const int64_t g = shape_.groups, d = shape_.head_dim, r = shape_.directions();
+  const int64_t g = shape_.groups, d = shape_.head_dim, r = kCodeDirections;
   std::vector<TensorToWrite> tensors;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const std::string name = absl::StrCat("layers.", i, ".");
@@ -196,8 +193,7 @@ absl::Status KeyCodeTables::Write(const std::string& path) const {
                       tensors,
                       {{"format", "asynctls key codes"},
                        {"version", kVersion},
-                       {"r1", absl::StrCat(shape_.r1)},
-                       {"r2", absl::StrCat(shape_.r2)},
+                       {"directions", absl::StrCat(kCodeDirections)},
                        {"model", model_},
                        {"source", source_}});
 }
@@ -207,10 +203,10 @@ absl::StatusOr<KeyCodeTables> KeyCodeTables::Read(const std::string& path,
                                                   const std::string& model) {
   absl::StatusOr<TensorSource> file = TensorSource::OpenFile(path);
   if (!file.ok()) return file.status();
-  for (const auto& [key, value] : std::map<std::string, std::string>{{"version", kVersion},
-                                                                     {"r1", absl::StrCat(shape.r1)},
-                                                                     {"r2", absl::StrCat(shape.r2)},
-                                                                     {"model", model}}) {
+  for (const auto& [key, value] :
+       std::map<std::string, std::string>{{"version", kVersion},
+                                          {"directions", absl::StrCat(kCodeDirections)},
+                                          {"model", model}}) {
     if (absl::Status s = CheckMetadata(*file, key, value); !s.ok()) return s;
   }
   const auto source = file->metadata().find("source");
@@ -221,7 +217,7 @@ absl::StatusOr<KeyCodeTables> KeyCodeTables::Read(const std::string& path,
         absl::StrCat(
             file->tensors().size(), " tensors, expected 4 for each of ", shape.layers, " layers"));
   }
-  const int64_t g = shape.groups, d = shape.head_dim, r = shape.directions();
+  const int64_t g = shape.groups, d = shape.head_dim, r = kCodeDirections;
   for (size_t i = 0; i < out.layers_.size(); ++i) {
     const std::string name = absl::StrCat("layers.", i, ".");
     Layer& l = out.layers_[i];
@@ -270,7 +266,7 @@ MomentsArgs Calibrator::Keys(int layer, int group, const bf16* x, int64_t count,
 
 absl::Status Calibrator::FinishHead(int layer, int group, KeyCodeTables& tables) const {
   const Head& head = heads_[layer * shape_.groups + group];
-  const int d = shape_.head_dim, r = shape_.directions();
+  const int d = shape_.head_dim, r = std::min(kCodeDirections, d);  // further ones stay zero
   const std::string where = absl::StrCat("calibration: layer ", layer, ", KV head ", group);
   if (head.queries.count == 0 || head.keys.count == 0) {
     return absl::FailedPreconditionError(absl::StrCat(where, " saw no tokens"));
@@ -290,9 +286,11 @@ absl::Status Calibrator::FinishHead(int layer, int group, KeyCodeTables& tables)
 
   const Eigen::SelfAdjointEigenSolver<MatrixXd> solver(cq);
   const MatrixXd root = solver.operatorSqrt(), inverse = solver.operatorInverseSqrt();
-  const MatrixXd u = TopEigenvectors(root * ck * root, r);
-  const MatrixXd encode = root * u, turn = inverse * u;
+  // The mean adds the same to every score and is left out of the code, so the directions are those
+  // of the keys' spread around it.
   const MatrixXd centred = ck - mean * mean.transpose();
+  const MatrixXd u = TopEigenvectors(root * centred * root, r);
+  const MatrixXd encode = root * u, turn = inverse * u;
   for (int c = 0; c < r; ++c) {
     const double variance = encode.col(c).dot(centred * encode.col(c));
     const double step = variance > 0 ? kStep * std::sqrt(variance) : 1.0;

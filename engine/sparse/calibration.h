@@ -20,18 +20,15 @@ struct KeyCodeShape {
   int layers = 0;
   int groups = 0;  // G, of the whole model
   int head_dim = 0;
-  int r1 = 16;        // directions read for every token; even
-  int r2 = 16;        // further directions, for candidates; even
   int channels = 32;  // of the bound selector; even
 
   bool operator==(const KeyCodeShape&) const = default;
-  int directions() const { return r1 + r2; }
 };
 
 // The tables of all layers.
 class KeyCodeTables {
  public:
-  // Zero tables. Requires: even r1, r2 and channels, none larger than head_dim.
+  // Zero tables. Requires: an even number of channels, at most head_dim.
   KeyCodeTables(const KeyCodeShape& shape, std::string model, std::string source);
 
   // Reads a file. `shape` and `model` (a fingerprint of the checkpoint) must be what the file was

@@ -20,12 +20,12 @@ std::vector<KeyIndex::Layer> KeyIndex::Carve(const KeyIndexShape& s,
                                              Carver& carver) {
   const int64_t g = s.kv_heads;
   const int64_t d = s.head_dim;
-  const int64_t r = s.r1 + s.r2;
+  const int64_t r = kCodeDirections;
   const int64_t p = kBlockPositions;
   std::vector<Layer> layers(static_cast<size_t>(s.SparseLayers()));
   for (Layer& layer : layers) {
-    layer.codes.first = carver.Take<uint8_t, 4>({slots, g, s.r1 / 2, p});
-    layer.codes.second = carver.Take<uint8_t, 4>({slots, g, s.r2 / 2, p});
+    layer.codes.first = carver.Take<uint32_t, 4>({slots, g, kCodeWords, p});
+    layer.codes.second = carver.Take<uint32_t, 4>({slots, g, kCodeWords, p});
     layer.encode = carver.Take<float, 3>({g, d, r});
     layer.offset = carver.Take<float, 2>({g, r});
     layer.turn = carver.Take<float, 3>({g, d, r});
@@ -75,7 +75,7 @@ void KeyIndex::SetChannels(int layer, View<const int32_t, 2> channels) {
 KeyCodeTable KeyIndex::table(int layer) const {
   const Layer& from = layers_[layer - shape_.first_layer];
   if (!from.has_table) return {};
-  return {.encode = from.encode, .offset = from.offset, .turn = from.turn, .r1 = shape_.r1};
+  return {.encode = from.encode, .offset = from.offset, .turn = from.turn};
 }
 
 BoundIndex KeyIndex::bound(int layer) const {

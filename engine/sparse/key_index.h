@@ -19,19 +19,18 @@ struct KeyIndexShape {
   int first_layer = 0;  // layers below it always attend densely and have no codes
   int kv_heads = 0;     // G, of this rank
   int head_dim = 0;     // D
-  int r1 = 16;          // directions read for every token; even
-  int r2 = 16;          // further directions, read for candidates; even
   bool bound = false;   // keep the paper's index too
   int bound_channels = 32;
 
-  int directions() const { return r1 + r2; }
   int SparseLayers() const { return layers > first_layer ? layers - first_layer : 0; }
   // Of the key codes, per token, all layers and heads.
-  int64_t CodeBytesPerToken() const { return int64_t{SparseLayers()} * kv_heads * (r1 + r2) / 2; }
+  int64_t CodeBytesPerToken() const {
+    return int64_t{SparseLayers()} * kv_heads * (FirstBytes() + SecondBytes());
+  }
   // What a decode row reads of the code index per token and head, and of the bound index per block
   // and per candidate token.
-  int64_t FirstBytes() const { return r1 / 2; }
-  int64_t SecondBytes() const { return r2 / 2; }
+  int64_t FirstBytes() const { return kCodeWords * sizeof(uint32_t); }
+  int64_t SecondBytes() const { return kCodeWords * sizeof(uint32_t); }
   int64_t RangeBytes() const { return int64_t{2} * head_dim * sizeof(bf16); }
   int64_t ChannelBytes() const { return bound_channels / 2 + 2 * sizeof(bf16); }
 };

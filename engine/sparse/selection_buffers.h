@@ -71,7 +71,7 @@ class SelectionBuffers {
     const int64_t g = index.kv_heads;
     blocks_ = carver.Take<int32_t, 3>({rows, g, s.max_blocks});
     tokens_ = carver.Take<int32_t, 3>({rows, g, s.max_tokens});
-    turned_.code8 = carver.Take<int8_t, 3>({rows, s.query_heads, index.r1 + index.r2});
+    turned_.code8 = carver.Take<int8_t, 3>({rows, s.query_heads, kCodeDirections});
     turned_.scale = carver.Take<float, 2>({rows, s.query_heads});
     for (int layer = 0; layer < index.SparseLayers(); ++layer) {
       lag_.push_back(carver.Take<int32_t, 3>({rows, g, s.max_blocks + 1}));

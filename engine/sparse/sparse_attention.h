@@ -121,7 +121,6 @@ class SparseAttention {
       ops_.SelectTokens({.slot_table = slots_.view(),
                          .rows = rows,
                          .codes = index_.codes(layer),
-                         .r1 = index_.shape().r1,
                          .turned = turned,
                          .out = selection});
     }

@@ -11,21 +11,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "proto/kv_read.h"
 
 namespace asynctls {
 namespace {
 
 absl::Status OfRank(int rank, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat("rank ", rank, ": ", status.message()));
-}
-
-void Add(v1::KvRead& sum, const v1::KvRead& read) {
-  sum.set_blocks(sum.blocks() + read.blocks());
-  sum.set_tokens(sum.tokens() + read.tokens());
-  sum.set_bytes(sum.bytes() + read.bytes());
-  sum.set_dense_blocks(sum.dense_blocks() + read.dense_blocks());
-  sum.set_dense_tokens(sum.dense_tokens() + read.dense_tokens());
-  sum.set_dense_bytes(sum.dense_bytes() + read.dense_bytes());
 }
 
 // Adds the counters of one rank to rank 0's result. Every rank reports the same lanes in the same
@@ -45,7 +37,7 @@ absl::Status Merge(v1::StepResult& result, const v1::StepResult& other) {
     if (other.reads(i).lane() != result.reads(i).lane()) {
       return absl::InternalError("reads of other lanes than rank 0's");
     }
-    Add(*result.mutable_reads(i)->mutable_read(), other.reads(i).read());
+    AddKvRead(*result.mutable_reads(i)->mutable_read(), other.reads(i).read());
   }
   result.set_nan_heads(result.nan_heads() + other.nan_heads());
   return absl::OkStatus();

@@ -72,7 +72,7 @@ void AppendCode(
   uint8_t* code = scratch.Get<uint8_t>(2, r);
   std::transform(key, key + dim, wide, ToFloat);
   EncodeKeyCpu(wide, a.code, static_cast<int>(g), scratch.Get<float>(1, r), code);
-  StoreCode(code, a.code.r1, a.codes, slot, g, p);
+  StoreCode(code, a.codes, slot, g, p);
 }
 
 }  // namespace

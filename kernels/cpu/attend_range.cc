@@ -17,18 +17,47 @@
 HWY_BEFORE_NAMESPACE();
 namespace asynctls::HWY_NAMESPACE {
 
+#if HWY_TARGET != HWY_SCALAR
+// The sum of v's blocks of four lanes.
+template <class D>
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> SumBlocks(D d, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(D()) <= 4) {
+    return v;
+  } else {
+    const hn::Half<D> half;
+    return SumBlocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+}
+
+// The sums of the lanes of four vectors, in the lowest four lanes.
+template <class D>
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> SumFour(D d, const hn::Vec<D> (&v)[4]) {
+  const hn::Repartition<double, D> pair;
+  const auto low = hn::Add(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1]));
+  const auto high = hn::Add(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3]));
+  const auto even = hn::InterleaveLower(pair, hn::BitCast(pair, low), hn::BitCast(pair, high));
+  const auto odd = hn::InterleaveUpper(pair, hn::BitCast(pair, low), hn::BitCast(pair, high));
+  return SumBlocks(d, hn::Add(hn::BitCast(d, even), hn::BitCast(d, odd)));
+}
+#endif
+
 // scores[h][p] = q[h] . key p, of kHeads heads and `count` positions. Row stride of scores:
-// kBlockPositions; rows of keys are `stride` apart.
+// kBlockPositions; rows of keys are `stride` apart. While it reads row p of this block, row p of
+// the block at `next` is on its way (slots are scattered, so the processor cannot guess it).
 template <int kHeads>
 void Scores(const float* HWY_RESTRICT q,
             const bf16* HWY_RESTRICT keys,
+            const bf16* next,
             int64_t dim,
             int64_t stride,
             int64_t count,
             float* HWY_RESTRICT scores) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  constexpr int64_t kLine = 64 / sizeof(bf16);
+  HWY_ALIGN float sums[kBlockPositions * kHeads];
   for (int64_t p = 0; p < count; ++p) {
+    for (int64_t i = 0; i < stride; i += kLine) __builtin_prefetch(next + p * stride + i, 0, 2);
     const bf16* key = keys + p * stride;
     hn::Vec<decltype(d)> sum[kHeads];
     for (auto& v : sum) v = hn::Zero(d);
@@ -39,11 +68,22 @@ void Scores(const float* HWY_RESTRICT q,
         sum[h] = hn::MulAdd(hn::LoadU(d, q + h * dim + i), k, sum[h]);
       }
     }
-    for (int h = 0; h < kHeads; ++h) {
-      float total = hn::GetLane(hn::SumOfLanes(d, sum[h]));
-      for (int64_t j = i; j < dim; ++j) total += q[h * dim + j] * ToFloat(key[j]);
-      scores[h * kBlockPositions + p] = total;
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (kHeads == 4) {
+      hn::Store(SumFour(d, sum), hn::CappedTag<float, 4>(), sums + 4 * p);
+    } else  // NOLINT
+#endif
+    {
+      for (int h = 0; h < kHeads; ++h) {
+        sums[kHeads * p + h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
+      }
     }
+    for (; i < dim; ++i) {
+      for (int h = 0; h < kHeads; ++h) sums[kHeads * p + h] += q[h * dim + i] * ToFloat(key[i]);
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int64_t p = 0; p < count; ++p) scores[h * kBlockPositions + p] = sums[kHeads * p + h];
   }
 }
 
@@ -132,6 +172,7 @@ void Soften(float* HWY_RESTRICT scores,
 template <int kHeads>
 void AttendBlock(const float* q,
                  const bf16* rows,
+                 const bf16* next,
                  int64_t count,
                  float scale,
                  int64_t dim,
@@ -142,7 +183,7 @@ void AttendBlock(const float* q,
   if (count < kBlockPositions) {
     std::fill_n(scores, kHeads * kBlockPositions, -std::numeric_limits<float>::infinity());
   }
-  Scores<kHeads>(q, rows, dim, 2 * dim, count, scores);
+  Scores<kHeads>(q, rows, next, dim, 2 * dim, count, scores);
   for (int h = 0; h < kHeads; ++h) {
     Soften(scores + h * kBlockPositions, scale, dim, values + h * dim, largest + h, sum + h);
   }
@@ -159,8 +200,12 @@ void AttendBlocks(
   std::fill_n(part, a.group * dim, 0.0f);
   std::fill_n(largest, a.group, -std::numeric_limits<float>::infinity());
   std::fill_n(sum, a.group, 0.0f);
+  const auto block_rows = [&](int64_t p) {
+    return &kv.rows(kv.slot_table(a.lane, p / kBlockPositions), a.g, 0, 0);
+  };
   for (int64_t p = begin; p < end; p += kBlockPositions) {
-    const bf16* rows = &kv.rows(kv.slot_table(a.lane, p / kBlockPositions), a.g, 0, 0);
+    const bf16* rows = block_rows(p);
+    const bf16* next = p + kBlockPositions < end ? block_rows(p + kBlockPositions) : rows;
     const int64_t count = std::min<int64_t>(kBlockPositions, end - p);
     for (int64_t h = 0; h < a.group; h += 4) {
       const int64_t heads = std::min<int64_t>(4, a.group - h);
@@ -168,7 +213,16 @@ void AttendBlocks(
                          : heads == 3 ? AttendBlock<3>
                          : heads == 2 ? AttendBlock<2>
                                       : AttendBlock<1>;
-      block(q + h * dim, rows, count, a.scale, dim, scores, part + h * dim, largest + h, sum + h);
+      block(q + h * dim,
+            rows,
+            next,
+            count,
+            a.scale,
+            dim,
+            scores,
+            part + h * dim,
+            largest + h,
+            sum + h);
     }
   }
 }

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integer products of a turned query with the key codes of one block, once per instruction set:
-// 16-bit sums of sixteen directions, which cannot overflow (16 * 15 * 127 < 2^15).
+// Integer products of a turned query with the key codes of one block, once per instruction set.
 #if defined(ASYNCTLS_CODE_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ASYNCTLS_CODE_DOT_INL_H_
 #undef ASYNCTLS_CODE_DOT_INL_H_
 #else
 #define ASYNCTLS_CODE_DOT_INL_H_
 #endif
-
-#include <algorithm>
 
 #include "hwy/highway.h"
 #include "kernels/cpu/code_dot.h"
@@ -19,27 +16,38 @@ namespace asynctls {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// sum[p] += code8 . code over r directions, for the 64 positions, in order.
-HWY_INLINE void AddProducts(const uint8_t* HWY_RESTRICT codes /*[r / 2][64]*/,
-                            int64_t r,
-                            const int8_t* HWY_RESTRICT code8,
-                            int32_t* HWY_RESTRICT sum) {
-  const hn::ScalableTag<int16_t> dh;
-  const hn::Rebind<uint8_t, decltype(dh)> db;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(dh));
+// product[p] = the sum over all directions of code8 * code for the 64 positions, in order. Without
+// `second`, over part 1: the coarse directions then count with their low bits 0, and the rest not.
+HWY_INLINE void Products(const uint32_t* HWY_RESTRICT first /*[2][64]*/,
+                         const uint32_t* HWY_RESTRICT second /*[2][64] or null*/,
+                         const int8_t* HWY_RESTRICT code8,
+                         int32_t* HWY_RESTRICT product) {
+  const hn::ScalableTag<uint32_t> du;
+  const hn::RebindToSigned<decltype(du)> di;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(du));
+  const auto nibble = hn::Set(du, 15u), crumb = hn::Set(du, 3u);
   for (int64_t p = 0; p < kBlockPositions; p += lanes) {
-    for (int64_t begin = 0; begin < r; begin += 16) {
-      auto acc = hn::Zero(dh);
-      for (int64_t c = begin; c < std::min(r, begin + 16); c += 2) {
-        const auto byte = hn::PromoteTo(dh, hn::LoadU(db, codes + c / 2 * kBlockPositions + p));
-        const auto even = hn::And(byte, hn::Set(dh, int16_t{15})), odd = hn::ShiftRight<4>(byte);
-        acc = hn::Add(acc, hn::Mul(even, hn::Set(dh, int16_t{code8[c]})));
-        acc = hn::Add(acc, hn::Mul(odd, hn::Set(dh, int16_t{code8[c + 1]})));
+    auto sum = hn::Zero(di);
+    const auto add = [&](auto code, int c) HWY_ATTR {
+      sum = hn::Add(sum, hn::Mul(hn::BitCast(di, code), hn::Set(di, int32_t{code8[c]})));
+    };
+    const auto fine = hn::LoadU(du, first + p), high = hn::LoadU(du, first + kBlockPositions + p);
+    const auto low = second ? hn::LoadU(du, second + p) : hn::Zero(du);
+    const auto rest = second ? hn::LoadU(du, second + kBlockPositions + p) : hn::Zero(du);
+    for (int j = 0; j < 4; ++j) {
+      for (int k = 0; k < 2; ++k) {
+        const int shift = 8 * j + 4 * k;
+        add(hn::And(hn::ShiftRightSame(fine, shift), nibble), 4 * k + j);
+        add(hn::And(hn::ShiftRightSame(rest, shift), nibble), kRestDirections + 4 * k + j);
       }
-      HWY_ALIGN int16_t part[HWY_MAX_BYTES / 2];
-      hn::Store(acc, dh, part);
-      for (int64_t i = 0; i < lanes; ++i) sum[p + i] += part[i];
+      for (int k = 0; k < 4; ++k) {
+        const int shift = 8 * j + 2 * k;
+        const auto top = hn::ShiftLeft<2>(hn::And(hn::ShiftRightSame(high, shift), crumb));
+        add(hn::Or(top, hn::And(hn::ShiftRightSame(low, shift), crumb)),
+            kFineDirections + 4 * k + j);
+      }
     }
+    hn::StoreU(sum, di, product + p);
   }
 }
 

@@ -7,45 +7,43 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/ops.h"
+
 namespace asynctls {
 
 inline constexpr int kQuad = 4;
-inline constexpr int64_t kMaxDirections = 128;
+inline constexpr int kRestDirections = kFineDirections + kCoarseDirections;  // where they begin
+inline constexpr int kCodePlanes = kCodeDirections / 4;
+inline constexpr int64_t kPartWords = kCodeWords * kBlockPositions;  // of one block and head
 inline constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-// Four heads' turned queries. A code stands for 2 code - 15, so that the sum over all directions is
-// 2 * sum(code8 * code) - 15 * sum(code8).
+// Four heads' turned queries. A code stands for 2 code - 15, and its high half for 8 (code >> 2) -
+// 12, so that a product is 2 * sum(code8 * code) - bias.
 struct QueryQuad {
-  alignas(64) int8_t code8[kQuad][kMaxDirections];
-  // [step of 8 directions][even, odd directions][head]: 4 directions as the bytes of an int32.
-  alignas(64) int32_t packed[kMaxDirections / 8][2][kQuad];
-  alignas(16) int32_t bias[2][kQuad];  // 15 * sum(code8), over the first r1 and over all
-  alignas(16) float scale[kQuad];      // NaN: leave the head out
+  alignas(64) int8_t code8[kQuad][kCodeDirections];
+  alignas(64) int32_t packed[kCodePlanes][kQuad];  // 4 directions as the bytes of an int32
+  alignas(16) int32_t bias[2][kQuad];              // of part 1 and of the whole code
+  alignas(16) float scale[kQuad];                  // NaN: leave the head out
 };
 
 // Takes `heads` <= 4 rows of code8 [r] and their scales.
-void FillQuad(
-    const int8_t* code8, const float* scale, int64_t heads, int64_t r1, int64_t r, QueryQuad* quad);
+void FillQuad(const int8_t* code8, const float* scale, int64_t heads, QueryQuad* quad);
 
-// Whether this machine has AVX-512 VNNI. Requires of the functions below: it does, and r1 and r2
-// are multiples of 8.
+// Whether this machine has AVX-512 VNNI, which the functions below require.
 bool HasVnni();
 
-// best[i] = max(best[i], score of block i) for `count` full blocks, over the first r1 directions.
-// The codes of block i begin at codes + slots[i] * stride.
-void ScoreBlocksVnni(const uint8_t* codes,
+// best[i] = max(best[i], score of block i) for `count` full blocks, from part 1 of the codes. Those
+// of block i begin at first + slots[i] * stride.
+void ScoreBlocksVnni(const uint32_t* first,
                      int64_t stride,
                      const int32_t* slots,
                      int64_t count,
-                     int64_t r1,
                      const QueryQuad& quad,
                      float* best);
 
 // logit[h][p] = approximate logit of position p of a full block for head h of the quad.
-void BlockLogitsVnni(const uint8_t* first,
-                     int64_t r1,
-                     const uint8_t* second,
-                     int64_t r2,
+void BlockLogitsVnni(const uint32_t* first,
+                     const uint32_t* second,
                      const QueryQuad& quad,
                      float* const logit[kQuad]);
 

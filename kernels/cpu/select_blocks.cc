@@ -44,21 +44,16 @@ void TurnGroup(const SelectBlocksArgs& a,
     scale[h] = TurnHead(q, a.code, piece.g, a.scale, x, x + d_count, code8 + h * r);
   }
   for (int64_t h = 0; h < heads; h += kQuad) {
-    FillQuad(code8 + h * r,
-             scale + h,
-             std::min<int64_t>(kQuad, heads - h),
-             a.code.r1,
-             r,
-             quads + h / kQuad);
+    FillQuad(code8 + h * r, scale + h, std::min<int64_t>(kQuad, heads - h), quads + h / kQuad);
   }
 }
 
-float BlockScore(const uint8_t* first, int64_t r1, int64_t positions, const QueryQuad& quad) {
+float BlockScore(const uint32_t* first, int64_t positions, const QueryQuad& quad) {
   float best = kLowest;
   for (int h = 0; h < kQuad; ++h) {
     if (std::isnan(quad.scale[h])) continue;
-    HWY_ALIGN int32_t sum[kBlockPositions] = {};
-    AddProducts(first, r1, quad.code8[h], sum);
+    HWY_ALIGN int32_t sum[kBlockPositions];
+    Products(first, nullptr, quad.code8[h], sum);
     const int32_t top = *std::max_element(sum, sum + positions);
     best = std::max(best, static_cast<float>(2 * top - quad.bias[0][h]) * quad.scale[h]);
   }
@@ -72,7 +67,7 @@ void ScoreBlocks(const SelectBlocksArgs& a,
                  uint32_t* keys) {
   const DecodeRow& row = a.rows[piece.s];
   const int64_t groups = a.code.turn.dim(0), heads = a.q.dim(1) / groups;
-  const int64_t r = a.code.turn.dim(2), r1 = a.code.r1, quad_count = (heads + kQuad - 1) / kQuad;
+  const int64_t r = kCodeDirections, quad_count = (heads + kQuad - 1) / kQuad;
   int8_t* code8 = scratch.Get<int8_t>(5, heads * r);
   float* scale = scratch.Get<float>(6, heads);
   QueryQuad* quads = scratch.Get<QueryQuad>(7, quad_count);
@@ -83,19 +78,19 @@ void ScoreBlocks(const SelectBlocksArgs& a,
     a.out.nan_heads(piece.s, piece.g) = static_cast<int32_t>(
         std::count_if(scale, scale + heads, [](float x) { return std::isnan(x); }));
   }
-  const int64_t blocks = BlocksOf(row.length), bytes = r1 / 2 * kBlockPositions;
+  const int64_t blocks = BlocksOf(row.length), stride = groups * kPartWords;
   const int32_t* slots = a.slot_table.data + row.lane * a.slot_table.dim(1) + piece.begin;
-  const uint8_t* codes = a.codes.first.data + piece.g * bytes;
+  const uint32_t* first = a.codes.first.data + piece.g * kPartWords;
   const int64_t count = piece.end - piece.begin;
-  const int64_t full = HasVnni() && r1 % 8 == 0 ? row.length / kBlockPositions - piece.begin : 0;
+  const int64_t full = HasVnni() ? row.length / kBlockPositions - piece.begin : 0;
   float best[kPieceBlocks];
   std::fill(best, best + count, kLowest);
   for (int64_t i = 0; i < quad_count; ++i) {
     const int64_t fast = std::min(full, count);
-    ScoreBlocksVnni(codes, groups * bytes, slots, fast, r1, quads[i], best);
+    ScoreBlocksVnni(first, stride, slots, fast, quads[i], best);
     for (int64_t b = fast; b < count; ++b) {
       const int64_t positions = PositionsIn(piece.begin + b, row.length);
-      const float score = BlockScore(codes + slots[b] * groups * bytes, r1, positions, quads[i]);
+      const float score = BlockScore(first + slots[b] * stride, positions, quads[i]);
       best[b] = std::max(best[b], score);
     }
   }
@@ -133,7 +128,7 @@ void CpuOps::SelectBlocks(const SelectBlocksArgs& a) {
   ThreadTeam& team = state_->team;
   const int64_t rows = a.rows.dim(0), groups = a.code.turn.dim(0);
   const int64_t width = (a.slot_table.dim(1) + 63) / 64 * 64;
-  assert(a.code.turn.dim(2) <= kMaxDirections && a.code.r1 % 2 == 0);
+  assert(a.code.turn.dim(2) == kCodeDirections);
   auto* keys = team.scratch().Get<uint32_t>(0, rows * groups * width);
   auto* pieces = team.scratch().Get<BlockPiece>(1, rows * groups * (width / kPieceBlocks + 1));
   int64_t count = 0;

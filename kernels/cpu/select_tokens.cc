@@ -16,17 +16,14 @@ namespace asynctls {
 namespace HWY_NAMESPACE {
 
 // Logits of one block for a quad of heads, to logit[h] [64]; positions that are not there get -inf.
-void BlockLogits(const uint8_t* first,
-                 int64_t r1,
-                 const uint8_t* second,
-                 int64_t r2,
+void BlockLogits(const uint32_t* first,
+                 const uint32_t* second,
                  const QueryQuad& quad,
                  int64_t positions,
                  float* const logit[kQuad]) {
   for (int h = 0; h < kQuad; ++h) {
-    HWY_ALIGN int32_t sum[kBlockPositions] = {};
-    AddProducts(first, r1, quad.code8[h], sum);
-    AddProducts(second, r2, quad.code8[h] + r1, sum);
+    HWY_ALIGN int32_t sum[kBlockPositions];
+    Products(first, second, quad.code8[h], sum);
     for (int64_t p = 0; p < kBlockPositions; ++p) {
       logit[h][p] = p < positions ? static_cast<float>(2 * sum[p] - quad.bias[1][h]) * quad.scale[h]
                                   : kLowest;
@@ -80,8 +77,7 @@ void ScoreCandidates(const SelectTokensArgs& a,
                      QueryQuad* quads,
                      float* logit) {
   const DecodeRow& row = a.rows[s];
-  const int64_t groups = a.out.block_count.dim(1), r = a.turned.code8.dim(2), r1 = a.r1;
-  const int64_t bytes1 = r1 / 2 * kBlockPositions, bytes2 = (r - r1) / 2 * kBlockPositions;
+  const int64_t groups = a.out.block_count.dim(1);
   const int64_t count = a.out.block_count(s, g), padded = count * kBlockPositions;
   const int32_t* blocks = a.out.blocks[s][g].data;
   const int32_t* slots = a.slot_table.data + row.lane * a.slot_table.dim(1);
@@ -89,27 +85,24 @@ void ScoreCandidates(const SelectTokensArgs& a,
     FillQuad(a.turned.code8[s][g * heads + h].data,
              a.turned.scale[s].data + g * heads + h,
              std::min<int64_t>(kQuad, heads - h),
-             r1,
-             r,
              quads + h / kQuad);
   }
-  const bool fast = HasVnni() && r1 % 8 == 0 && (r - r1) % 8 == 0;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t ahead = (slots[blocks[std::min(i + 3, count - 1)]] * groups + g);
-    for (int64_t j = 0; j < bytes2; j += 64) {
-      __builtin_prefetch(a.codes.second.data + ahead * bytes2 + j);
+    for (int64_t j = 0; j < kPartWords; j += 16) {
+      __builtin_prefetch(a.codes.second.data + ahead * kPartWords + j);
     }
     const int64_t at = slots[blocks[i]] * groups + g,
                   positions = PositionsIn(blocks[i], row.length);
-    const uint8_t* first = a.codes.first.data + at * bytes1;
-    const uint8_t* second = a.codes.second.data + at * bytes2;
+    const uint32_t* first = a.codes.first.data + at * kPartWords;
+    const uint32_t* second = a.codes.second.data + at * kPartWords;
     for (int64_t h = 0; h < heads; h += kQuad) {
       float* out[kQuad];
       for (int j = 0; j < kQuad; ++j) out[j] = logit + (h + j) * padded + i * kBlockPositions;
-      if (fast && positions == kBlockPositions) {
-        BlockLogitsVnni(first, r1, second, r - r1, quads[h / kQuad], out);
+      if (HasVnni() && positions == kBlockPositions) {
+        BlockLogitsVnni(first, second, quads[h / kQuad], out);
       } else {
-        BlockLogits(first, r1, second, r - r1, quads[h / kQuad], positions, out);
+        BlockLogits(first, second, quads[h / kQuad], positions, out);
       }
     }
   }
@@ -147,7 +140,7 @@ HWY_EXPORT(SelectTokensOf);
 
 void CpuOps::SelectTokens(const SelectTokensArgs& a) {
   const int64_t groups = a.out.block_count.dim(1);
-  assert(a.turned.code8.dim(2) <= kMaxDirections && a.r1 % 2 == 0);
+  assert(a.turned.code8.dim(2) == kCodeDirections);
   state_->team.ParallelFor(a.rows.dim(0) * groups, [&](int64_t i, Scratch& scratch) {
     const int64_t s = i / groups, g = i % groups;
     if (a.rows[s].length == 0 || a.out.block_count(s, g) == 0) {

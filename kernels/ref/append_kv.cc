@@ -30,7 +30,7 @@ void AppendCode(const AppendKvArgs& a, const bf16* key, int64_t slot, int g, int
   std::transform(key, key + wide.size(), wide.begin(), ToFloat);
   std::vector<uint8_t> code(static_cast<size_t>(a.code.encode.dim(2)));
   EncodeKey(wide.data(), a.code, g, code.data());
-  StoreCode(code.data(), a.code.r1, a.codes, slot, g, p);
+  StoreCode(code.data(), a.codes, slot, g, p);
 }
 
 }  // namespace

@@ -43,20 +43,57 @@ inline void EncodeKey(const float* key /*[D]*/,
   }
 }
 
+// Code c < 8 of a word of whole codes, and code c < 16 of a word of half codes (see KeyCodes).
+inline uint32_t Nibble(uint32_t word, int c) { return word >> (8 * (c % 4) + 4 * (c / 4)) & 15; }
+inline uint32_t Crumb(uint32_t word, int c) { return word >> (8 * (c % 4) + 2 * (c / 4)) & 3; }
+
 // Packs the r codes of one token into the layout of KeyCodes.
-inline void StoreCode(const uint8_t* code /*[r]*/,
-                      int r1,
-                      const KeyCodes& codes,
-                      int64_t slot,
-                      int64_t g,
-                      int64_t p) {
-  for (int64_t b = 0; b < codes.first.dim(2); ++b) {
-    codes.first(slot, g, b, p) = static_cast<uint8_t>(code[2 * b] | code[2 * b + 1] << 4);
+inline void StoreCode(
+    const uint8_t* code /*[r]*/, const KeyCodes& codes, int64_t slot, int64_t g, int64_t p) {
+  constexpr int kRest = kFineDirections + kCoarseDirections;
+  uint32_t fine = 0, high = 0, low = 0, rest = 0;
+  for (int c = 0; c < 8; ++c) {
+    fine |= static_cast<uint32_t>(code[c]) << (8 * (c % 4) + 4 * (c / 4));
+    rest |= static_cast<uint32_t>(code[kRest + c]) << (8 * (c % 4) + 4 * (c / 4));
   }
-  const uint8_t* more = code + r1;
-  for (int64_t b = 0; b < codes.second.dim(2); ++b) {
-    codes.second(slot, g, b, p) = static_cast<uint8_t>(more[2 * b] | more[2 * b + 1] << 4);
+  for (int c = 0; c < kCoarseDirections; ++c) {
+    const uint32_t x = code[kFineDirections + c];
+    high |= (x >> 2) << (8 * (c % 4) + 2 * (c / 4));
+    low |= (x & 3) << (8 * (c % 4) + 2 * (c / 4));
   }
+  codes.first(slot, g, 0, p) = fine;
+  codes.first(slot, g, 1, p) = high;
+  codes.second(slot, g, 0, p) = low;
+  codes.second(slot, g, 1, p) = rest;
+}
+
+// The integer product of a turned query with part 1 of a token's code.
+inline int FirstProduct(
+    const int8_t* code8, const KeyCodes& codes, int64_t slot, int64_t g, int64_t p) {
+  const uint32_t fine = codes.first(slot, g, 0, p), high = codes.first(slot, g, 1, p);
+  int sum = 0;
+  for (int c = 0; c < kFineDirections; ++c) {
+    sum += code8[c] * (2 * static_cast<int>(Nibble(fine, c)) - 15);
+  }
+  for (int c = 0; c < kCoarseDirections; ++c) {
+    sum += code8[kFineDirections + c] * (8 * static_cast<int>(Crumb(high, c)) - 12);
+  }
+  return sum;
+}
+
+// The integer product of a turned query with all of a token's code.
+inline int WholeProduct(
+    const int8_t* code8, const KeyCodes& codes, int64_t slot, int64_t g, int64_t p) {
+  const uint32_t low = codes.second(slot, g, 0, p), rest = codes.second(slot, g, 1, p);
+  int sum = FirstProduct(code8, codes, slot, g, p);
+  for (int c = 0; c < kCoarseDirections; ++c) {
+    sum += code8[kFineDirections + c] * (2 * static_cast<int>(Crumb(low, c)) - 3);
+  }
+  for (int c = 0; c < 8; ++c) {
+    sum += code8[kFineDirections + kCoarseDirections + c] *
+           (2 * static_cast<int>(Nibble(rest, c)) - 15);
+  }
+  return sum;
 }
 
 // A turned query whose largest product lies outside these is nothing (zeros) or not finite (NaN):

@@ -9,17 +9,6 @@
 namespace asynctls {
 namespace {
 
-// The integer product of a turned query with the first r1 codes of one token.
-int FirstProduct(
-    const SelectBlocksArgs& a, const int8_t* code8, int64_t slot, int64_t g, int64_t p) {
-  int sum = 0;
-  for (int c = 0; c < a.code.r1; ++c) {
-    const int byte = a.codes.first(slot, g, c / 2, p);
-    sum += code8[c] * (2 * (c % 2 == 0 ? byte & 15 : byte >> 4) - 15);
-  }
-  return sum;
-}
-
 // Turns the R queries of group g of row s; returns how many were not finite.
 int TurnGroup(const SelectBlocksArgs& a, int64_t s, int64_t g) {
   const int64_t d_count = a.q.dim(2), heads = a.q.dim(1) / a.code.turn.dim(0);
@@ -43,7 +32,7 @@ float BlockScore(const SelectBlocksArgs& a, int64_t s, int64_t g, int64_t block)
     for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
       const float scale = a.turned.scale(s, h);
       if (std::isnan(scale)) continue;
-      const int product = FirstProduct(a, a.turned.code8[s][h].data, slot, g, p);
+      const int product = FirstProduct(a.turned.code8[s][h].data, a.codes, slot, g, p);
       best = std::max(best, static_cast<float>(product) * scale);
     }
   }

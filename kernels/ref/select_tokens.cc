@@ -9,22 +9,12 @@
 namespace asynctls {
 namespace {
 
-int Nibble(const View<uint8_t, 4>& codes, int64_t slot, int64_t g, int64_t c, int64_t p) {
-  const int byte = codes(slot, g, c / 2, p);
-  return c % 2 == 0 ? byte & 15 : byte >> 4;
-}
-
-// The approximate logit of one position for head h of row s, over all r directions.
+// The approximate logit of one position for head h of row s, over all directions.
 float Logit(const SelectTokensArgs& a, int64_t s, int64_t g, int64_t h, int64_t position) {
   const int64_t slot = a.slot_table(a.rows[s].lane, position / kBlockPositions);
-  const int64_t p = position % kBlockPositions, r = a.turned.code8.dim(2);
-  int sum = 0;
-  for (int64_t c = 0; c < r; ++c) {
-    const int code = c < a.r1 ? Nibble(a.codes.first, slot, g, c, p)
-                              : Nibble(a.codes.second, slot, g, c - a.r1, p);
-    sum += a.turned.code8(s, h, c) * (2 * code - 15);
-  }
-  return static_cast<float>(sum) * a.turned.scale(s, h);
+  const int product =
+      WholeProduct(a.turned.code8[s][h].data, a.codes, slot, g, position % kBlockPositions);
+  return static_cast<float>(product) * a.turned.scale(s, h);
 }
 
 // score[i] += the softmax weight of candidate i for head h.

@@ -23,7 +23,7 @@
 namespace asynctls {
 namespace {
 
-constexpr int64_t kD = 128, kR1 = 16, kR2 = 16, kR = kR1 + kR2;
+constexpr int64_t kD = 128, kR = kCodeDirections, kPart = 4 * kCodeWords;
 constexpr int32_t kBlocks = 64, kTokens = 1024;
 
 double Microseconds(const std::function<void()>& f) {
@@ -132,7 +132,7 @@ class Problem {
   }
   void SelectTokens(CpuOps& ops, size_t layer) {
     ops.SelectTokens(
-        {SlotTable(), Rows(), Codes(layer), static_cast<int>(kR1), Turned(), Chosen()});
+        {SlotTable(), Rows(), Codes(layer), Turned(), Chosen()});
   }
   void Attend(CpuOps& ops, size_t layer) {
     ops.SparseAttend({Q(), Kv(layer), Rows(), Chosen(), kScale, Out()});
@@ -142,7 +142,7 @@ class Problem {
   double SparseBytes() const {
     const int64_t candidates = std::min<int64_t>(n_, kBlocks * kBlockPositions);
     return static_cast<double>(s_ * groups_) *
-           static_cast<double>(n_ * kR1 / 2 + candidates * kR / 2 +
+           static_cast<double>(n_ * kPart + candidates * kPart +
                                std::min<int64_t>(n_, kTokens) * 2 * kD * 2);
   }
 
@@ -155,8 +155,8 @@ class Problem {
             SlotTable()};
   }
   KeyCodes Codes(size_t i) const {
-    return {layers_[i].first.ViewAt<uint8_t, 4>(0, {s_ * m_, groups_, kR1 / 2, kBlockPositions}),
-            layers_[i].second.ViewAt<uint8_t, 4>(0, {s_ * m_, groups_, kR2 / 2, kBlockPositions})};
+    return {layers_[i].first.ViewAt<uint32_t, 4>(0, {s_ * m_, groups_, kCodeWords, kBlockPositions}),
+            layers_[i].second.ViewAt<uint32_t, 4>(0, {s_ * m_, groups_, kCodeWords, kBlockPositions})};
   }
   View<const int32_t, 2> SlotTable() const { return {slots_.data(), {s_, m_}}; }
   View<const DecodeRow, 1> Rows() const { return {rows_.data(), {s_}}; }
@@ -185,8 +185,7 @@ class Problem {
     for (float& x : turn_) x = Normal() * 0.03f;
     table_ = {{encode_.data(), {groups_, kD, kR}},
               {offset_.data(), {groups_, kR}},
-              {turn_.data(), {groups_, kD, kR}},
-              static_cast<int>(kR1)};
+              {turn_.data(), {groups_, kD, kR}}};
   }
 
   void MakeLayer(int64_t bytes) {
@@ -213,7 +212,7 @@ class Problem {
         const int64_t g = i / kBlockPositions, p = i % kBlockPositions;
         for (int64_t d = 0; d < kD; ++d) key[d] = ToFloat(kv.rows(slot, g, p, d));
         EncodeKeyCpu(key, table_, static_cast<int>(g), product, code);
-        StoreCode(code, kR1, codes, slot, g, p);
+        StoreCode(code, codes, slot, g, p);
       }
     }
   }

@@ -60,6 +60,31 @@ TEST(ExactTest, CodesClampAndNanIsTheMiddle) {
   EXPECT_EQ(CodeOf(std::nanf("")), 8);
 }
 
+TEST(ExactTest, CodesArePackedAsDescribed) {
+  testing::SparseProblem p({.length = 64}, 5);
+  std::vector<uint8_t> code(kCodeDirections);
+  std::vector<int8_t> code8(kCodeDirections);
+  for (int i = 0; i < 100; ++i) {
+    int first = 0, whole = 0;
+    for (int c = 0; c < kCodeDirections; ++c) {
+      code[c] = static_cast<uint8_t>(p.random() % 16);
+      code8[c] = static_cast<int8_t>(static_cast<int>(p.random() % 255) - 127);
+      whole += code8[c] * (2 * code[c] - 15);
+      if (c < 8) first += code8[c] * (2 * code[c] - 15);
+      if (c >= 8 && c < 24) first += code8[c] * (8 * (code[c] >> 2) - 12);
+    }
+    StoreCode(code.data(), p.codes, 0, 1, 9);
+    EXPECT_EQ(FirstProduct(code8.data(), p.codes, 0, 1, 9), first);
+    EXPECT_EQ(WholeProduct(code8.data(), p.codes, 0, 1, 9), whole);
+    const uint32_t word = p.codes.first(0, 1, 1, 9);
+    for (int j = 0; j < 4; ++j) {
+      EXPECT_EQ(word >> (8 * j) & 0xff,
+                code[8 + j] >> 2 | code[12 + j] >> 2 << 2 | code[16 + j] >> 2 << 4 |
+                    code[20 + j] >> 2 << 6);
+    }
+  }
+}
+
 TEST(ExactTest, ForcedPositions) {
   EXPECT_TRUE(TokenIsForced(0, 1000));
   EXPECT_TRUE(TokenIsForced(15, 1000));
@@ -84,10 +109,9 @@ TEST(ExactTest, MassNeeded) {
 }
 
 TEST(ExactTest, VectorEncodingIsBitIdentical) {
-  for (auto [r1, r2, d] :
-       {std::tuple{16, 16, 128}, {2, 2, 5}, {8, 10, 64}, {32, 32, 576}, {16, 0, 80}}) {
-    testing::SparseProblem p({.d = d, .r1 = r1, .r2 = r2}, static_cast<uint32_t>(d + r1));
-    const int r = r1 + r2;
+  for (int d : {128, 5, 64, 576, 80}) {
+    testing::SparseProblem p({.d = d}, static_cast<uint32_t>(d));
+    const int r = kCodeDirections;
     std::vector<float> key(d), product(r);
     std::vector<uint8_t> expected(r), code(r);
     for (int i = 0; i < 200; ++i) {

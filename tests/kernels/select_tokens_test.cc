@@ -53,15 +53,6 @@ TEST(SelectTokensTest, GroupsOfEverySize) {
   }
 }
 
-TEST(SelectTokensTest, OtherNumbersOfDirections) {
-  for (auto [r1, r2] : {std::pair{2, 2}, {6, 4}, {8, 8}, {32, 32}, {18, 14}, {16, 0}}) {
-    SparseProblem p({.r1 = r1, .r2 = r2, .length = 1000}, 30 + r1);
-    p.EncodeAll();
-    p.SetRows({MakeRow(0, 1000, 12, 200), MakeRow(0, 960, 5, 90)});
-    ExpectSame(p);
-  }
-}
-
 TEST(SelectTokensTest, SharpAndFlatSoftmaxes) {
   SparseProblem p({.length = 64 * 80}, 3);
   p.EncodeAll();
@@ -165,13 +156,7 @@ TEST(SelectTokensTest, KeptTokensHaveTheBestScores) {
   out.SelectTokens(ops);
   const auto logit = [&](int position) {
     const int64_t slot = p.slot_table(0, position / 64), at = position % 64;
-    int sum = 0;
-    for (int c = 0; c < 32; ++c) {
-      const auto& bytes = c < 16 ? p.codes.first : p.codes.second;
-      const int byte = bytes(slot, 0, c % 16 / 2, at), code = c % 2 ? byte >> 4 : byte & 15;
-      sum += out.turned.code8(0, 0, c) * (2 * code - 15);
-    }
-    return sum;
+    return WholeProduct(out.turned.code8[0][0].data, p.codes, slot, 0, at);
   };
   const std::vector<int32_t> kept = out.TokensOfRow(0, 0);
   int worst_kept = 1 << 30, best_dropped = -(1 << 30);

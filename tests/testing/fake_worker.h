@@ -91,8 +91,6 @@ class FakeModel {
     return result;
   }
 
-  size_t lanes_in_use() const { return lanes_.size(); }
-
  private:
   struct Row {
     bool written = false;

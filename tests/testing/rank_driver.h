@@ -44,7 +44,7 @@ inline v1::SparseParams Attend(v1::AttentionMode mode, uint32_t budget = 1, uint
 template <Ops B>
 void SetPlainTables(RankModel<B>& model) {
   const KeyIndexShape& s = model.index().shape();
-  const int r = s.directions();
+  const int r = kCodeDirections;
   std::vector<float> unit(static_cast<size_t>(s.kv_heads) * s.head_dim * r);
   for (int g = 0; g < s.kv_heads; ++g) {
     for (int c = 0; c < std::min(r, s.head_dim); ++c) unit[(g * s.head_dim + c) * r + c] = 1;

@@ -17,7 +17,6 @@ namespace asynctls::testing {
 struct SparseShape {
   int64_t groups = 2, heads = 4;  // KV heads, query heads per KV head
   int64_t d = 32;
-  int64_t r1 = 16, r2 = 16;
   int64_t lanes = 1;
   int64_t length = 200;  // of every lane
 };
@@ -30,10 +29,10 @@ class SparseProblem {
  public:
   SparseProblem(const SparseShape& shape, uint32_t seed) : shape(shape), random(seed) {
     const int64_t m = std::max<int64_t>(1, BlocksOf(shape.length)), n = shape.lanes * m;
-    const int64_t g = shape.groups, d = shape.d, r = shape.r1 + shape.r2;
+    const int64_t g = shape.groups, d = shape.d, r = kCodeDirections;
     kv_data.resize(n * g * kBlockPositions * 2 * d);
-    first_data.resize(n * g * shape.r1 / 2 * kBlockPositions);
-    second_data.resize(n * g * shape.r2 / 2 * kBlockPositions);
+    first_data.resize(n * g * kCodeWords * kBlockPositions);
+    second_data.resize(n * g * kCodeWords * kBlockPositions);
     slot_data.resize(n);
     std::iota(slot_data.begin(), slot_data.end(), 0);
     std::shuffle(slot_data.begin(), slot_data.end(), random);
@@ -49,30 +48,34 @@ class SparseProblem {
     table.encode = {encode_data.data(), {g, d, r}};
     table.offset = {offset_data.data(), {g, r}};
     table.turn = {turn_data.data(), {g, d, r}};
-    table.r1 = static_cast<int>(shape.r1);
-    codes = {{first_data.data(), {n, g, shape.r1 / 2, kBlockPositions}},
-             {second_data.data(), {n, g, shape.r2 / 2, kBlockPositions}}};
+    codes = {{first_data.data(), {n, g, kCodeWords, kBlockPositions}},
+             {second_data.data(), {n, g, kCodeWords, kBlockPositions}}};
   }
 
   // Codes as AppendKv writes them, of the keys in kv.
   void EncodeAll() {
     std::vector<float> key(shape.d);
-    std::vector<uint8_t> code(shape.r1 + shape.r2);
+    std::vector<uint8_t> code(kCodeDirections);
     for (int64_t slot = 0; slot < kv.rows.dim(0); ++slot) {
       for (int64_t g = 0; g < shape.groups; ++g) {
         for (int64_t p = 0; p < kBlockPositions; ++p) {
           for (int64_t d = 0; d < shape.d; ++d) key[d] = ToFloat(kv.rows(slot, g, p, d));
           EncodeKey(key.data(), table, static_cast<int>(g), code.data());
-          StoreCode(code.data(), table.r1, codes, slot, g, p);
+          StoreCode(code.data(), codes, slot, g, p);
         }
       }
     }
   }
-  // Any bytes are valid codes; `levels` < 16 makes ties likely.
+  // Any codes are valid; `levels` < 16 makes ties likely.
   void RandomCodes(int levels = 16) {
-    for (auto* bytes : {&first_data, &second_data}) {
-      for (uint8_t& b : *bytes)
-        b = static_cast<uint8_t>(random() % levels | random() % levels << 4);
+    std::vector<uint8_t> code(kCodeDirections);
+    for (int64_t slot = 0; slot < kv.rows.dim(0); ++slot) {
+      for (int64_t g = 0; g < shape.groups; ++g) {
+        for (int64_t p = 0; p < kBlockPositions; ++p) {
+          for (uint8_t& c : code) c = static_cast<uint8_t>(random() % levels);
+          StoreCode(code.data(), codes, slot, g, p);
+        }
+      }
     }
   }
 
@@ -100,7 +103,7 @@ class SparseProblem {
   View<const DecodeRow, 1> rows;
   View<bf16, 3> q;
   std::vector<bf16> kv_data, q_data;
-  std::vector<uint8_t> first_data, second_data;
+  std::vector<uint32_t> first_data, second_data;
   std::vector<int32_t> slot_data;
   std::vector<float> encode_data, turn_data, offset_data;
   std::vector<DecodeRow> row_data;
@@ -114,7 +117,7 @@ class SparseOutputs {
  public:
   explicit SparseOutputs(const SparseProblem& p) : problem_(p) {
     const int64_t s = p.rows.dim(0), g = p.shape.groups, h = g * p.shape.heads;
-    const int64_t m = p.slot_table.dim(1), k = m * kBlockPositions, r = p.shape.r1 + p.shape.r2;
+    const int64_t m = p.slot_table.dim(1), k = m * kBlockPositions, r = kCodeDirections;
     blocks_.assign(s * g * m, -1);
     tokens_.assign(s * g * k, -1);
     for (auto* v : {&block_count_, &token_count_, &touched_, &nan_heads_}) v->assign(s * g, -1);
@@ -142,7 +145,7 @@ class SparseOutputs {
   template <class B>
   void SelectTokens(B& ops) {
     const SparseProblem& p = problem_;
-    ops.SelectTokens({p.slot_table, p.rows, p.codes, p.table.r1, turned, selection});
+    ops.SelectTokens({p.slot_table, p.rows, p.codes, turned, selection});
   }
   template <class B>
   void Attend(B& ops) {

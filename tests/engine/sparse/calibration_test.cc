@@ -21,8 +21,7 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr int kD = 64, kRows = 600;
-const KeyCodeShape kShape{
-    .layers = 2, .groups = 2, .head_dim = kD, .r1 = 16, .r2 = 16, .channels = 32};
+const KeyCodeShape kShape{.layers = 2, .groups = 2, .head_dim = kD, .channels = 32};
 
 // Vectors of `rank` random directions plus a mean and a little noise.
 std::vector<bf16> LowRank(int rank, float noise, float mean, uint32_t seed) {
@@ -218,9 +217,6 @@ TEST_F(CalibrationFileTest, AnotherModelOrShapeIsRefused) {
   KeyCodeShape other = kShape;
   other.layers = 3;
   ExpectRefused("8 tensors, expected 4 for each of 3 layers", other);
-  other = kShape;
-  other.r1 = 8;
-  ExpectRefused("metadata r1 is '16', expected '8'", other);
   other = kShape;
   other.head_dim = 128;
   ExpectRefused("tensor layers.0.encode is F32[2,64,32], expected F32[2,128,32]", other);

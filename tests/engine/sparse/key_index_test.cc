@@ -34,7 +34,7 @@ TEST(KeyIndexTest, CopiesTables) {
   absl::StatusOr<KeyIndex> index = KeyIndex::Create(Shape(), 1, MemoryKind::kHost);
   ASSERT_TRUE(index.ok());
   EXPECT_TRUE(index->table(2).encode.empty());  // its keys are not coded yet
-  const int r = Shape().directions();
+  const int r = kCodeDirections;
   std::vector<float> encode(2 * 16 * r), offset(2 * r), turn(2 * 16 * r, 3.0f);
   std::iota(encode.begin(), encode.end(), 0.0f);
   offset[r] = 5;

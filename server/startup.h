@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What startup derives from the configuration and from what the workers answered. Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "asynctls/v1/config.pb.h"
+#include "asynctls/v1/worker.pb.h"
+#include "engine/engine.h"
+#include "server/inference_service.h"
+
+namespace asynctls {
+
+// Common to all ranks; the group fills in rank and ranks. `cores` are shared by the ranks where
+// threads is 0. `calibration_tokens` may be empty.
+v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
+                                uint32_t cores,
+                                const std::string& rendezvous,
+                                const std::vector<uint32_t>& calibration_tokens);
+
+SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::InitReply& init);
+
+// `tokenizer_vocab`: ids below it are in the tokenizer. A checkpoint's embedding may have more rows,
+// which no text reaches; requests may name neither these nor ids beyond the embedding.
+InferenceService::Options ServiceOptionsFrom(const v1::ServerConfig& config,
+                                             const v1::InitReply& init,
+                                             uint32_t tokenizer_vocab);
+
+// The memory plan and the phases of startup, for people.
+std::string StartupTable(const v1::InitReply& init);
+
+}  // namespace asynctls

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/scheduler/sequence.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+namespace asynctls {
+namespace {
+
+using ::testing::ElementsAre;
+
+class SequenceTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Sequence> Make(uint32_t prompt, uint32_t max_tokens, uint32_t tail = 0) {
+    Request request;
+    request.prompt.resize(prompt);
+    std::iota(request.prompt.begin(), request.prompt.end(), 100);
+    request.max_tokens = max_tokens;
+    request.tail = tail;
+    auto sequence = std::make_unique<Sequence>(
+        std::move(request), absl::UnixEpoch(), 4, allocator_, namer_, namer_.Root("model", ""));
+    sequence->lane = lanes_++;
+    return sequence;
+  }
+  v1::LaneWork Rows(Sequence& sequence, uint32_t count) {
+    v1::LaneWork work;
+    sequence.PlanRows(count, work);
+    sequence.CommitRows();
+    return work;
+  }
+
+  BlockAllocator allocator_{32};
+  BlockNamer namer_;
+  Lane lanes_ = 0;
+};
+
+TEST_F(SequenceTest, ChunksThenDecodes) {
+  auto sequence = Make(6, 3);
+  EXPECT_EQ(sequence->full_blocks(), 3);
+  EXPECT_EQ(sequence->reserved(), 3);
+  const auto first = Rows(*sequence, 5);
+  EXPECT_THAT(first.new_blocks(), ElementsAre(0, 1));
+  EXPECT_THAT(first.tokens(), ElementsAre(100, 101, 102, 103, 104));
+  EXPECT_FALSE(first.sample());
+  EXPECT_EQ(sequence->prefill_left(), 1);
+  const auto last = Rows(*sequence, 1);
+  EXPECT_TRUE(last.sample());
+  EXPECT_FALSE(last.decode());
+  EXPECT_TRUE(sequence->prompt_done());
+  Rows(*sequence, 1);
+  Rows(*sequence, 1);
+  const auto decode = Rows(*sequence, 1);
+  EXPECT_EQ(decode.start(), 8);
+  EXPECT_THAT(decode.new_blocks(), ElementsAre(2));
+  EXPECT_TRUE(decode.tokens().empty());
+  EXPECT_TRUE(decode.decode());
+  EXPECT_TRUE(decode.sample());
+  EXPECT_EQ(sequence->reserved(), 0);
+}
+
+TEST_F(SequenceTest, AdoptsWhatAnotherHasCommitted) {
+  auto older = Make(14, 3);
+  auto younger = Make(14, 3);
+  EXPECT_TRUE(younger->WaitsFor(*older));
+  EXPECT_EQ(younger->AdoptPrefix(), 0);
+  Rows(*older, 6);
+  EXPECT_EQ(younger->CountHeldHits(), 1);
+  EXPECT_EQ(younger->AdoptPrefix(), 4);
+  EXPECT_TRUE(younger->WaitsFor(*older));
+  Rows(*older, 8);
+  EXPECT_EQ(younger->AdoptPrefix(), 8);
+  EXPECT_FALSE(younger->WaitsFor(*older));
+  EXPECT_EQ(younger->usage.cached_tokens, 12);
+  const auto work = Rows(*younger, 2);
+  EXPECT_THAT(work.new_blocks(), ElementsAre(0, 1, 2, 4));
+  EXPECT_EQ(work.start(), 12);
+  older.reset();
+  EXPECT_EQ(allocator_.used(), 4);
+}
+
+TEST_F(SequenceTest, OnlyPrefillBlocksAreNamed) {
+  auto tail = Make(12, 8, /*tail=*/5);
+  Rows(*tail, 7);
+  for (int i = 0; i < 9; ++i) Rows(*tail, 1);
+  tail.reset();
+  EXPECT_EQ(allocator_.cached(), 1);
+  auto again = Make(12, 8);
+  EXPECT_EQ(again->AdoptPrefix(), 4);
+  // An older one that will read the next block through the decode path is not waited for.
+  auto sparse = Make(12, 8, /*tail=*/5);
+  EXPECT_EQ(sparse->AdoptPrefix(), 4);
+  EXPECT_FALSE(again->WaitsFor(*sparse));
+}
+
+TEST_F(SequenceTest, DroppedRowsNameNothing) {
+  auto sequence = Make(12, 8);
+  v1::LaneWork work;
+  sequence->PlanRows(12, work);
+  EXPECT_EQ(sequence->rows_in_flight(), 12);
+  sequence->DropRows();
+  sequence.reset();
+  EXPECT_EQ(allocator_.free(), 32);
+}
+
+}  // namespace
+}  // namespace asynctls

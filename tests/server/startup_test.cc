@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/startup.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/config.h"
+
+namespace asynctls {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+v1::InitReply Reply() {
+  v1::InitReply reply;
+  reply.set_blocks(100);
+  reply.set_block_positions(64);
+  reply.mutable_model()->set_max_context(131072);
+  reply.mutable_model()->set_vocab_size(2048);
+  reply.mutable_model()->set_fingerprint("print");
+  return reply;
+}
+
+TEST(InitRequestFromTest, CarriesTheConfiguration) {
+  v1::ServerConfig config = DefaultConfig();
+  config.set_model("dir");
+  config.set_weights("synthetic");
+  config.set_tensor_parallel(2);
+  config.set_dense_layers(0);
+  const v1::InitRequest init = InitRequestFrom(config, 8, "meet", {1, 2});
+  EXPECT_EQ(init.model_dir(), "dir");
+  EXPECT_EQ(init.weights(), v1::WEIGHT_SOURCE_SYNTHETIC);
+  EXPECT_EQ(init.threads(), 4u);  // its share of the cores
+  EXPECT_EQ(init.kv_bytes(), 2048ull << 20);
+  EXPECT_EQ(init.max_lanes(), 32u);
+  EXPECT_EQ(init.max_step_tokens(), 1024u);
+  EXPECT_EQ(init.dense_layers(), 0u);
+  EXPECT_EQ(init.dense_below(), 4096u);
+  EXPECT_EQ(init.rendezvous(), "meet");
+  EXPECT_THAT(init.calibration_tokens(), ElementsAre(1, 2));
+  config.set_threads(3);
+  EXPECT_EQ(InitRequestFrom(config, 8, "", {}).threads(), 3u);
+  config.set_threads(0);
+  config.set_tensor_parallel(16);
+  EXPECT_EQ(InitRequestFrom(config, 8, "", {}).threads(), 1u);
+}
+
+TEST(SchedulerConfigFromTest, TakesSizesFromTheWorkersAndLimitsFromTheConfiguration) {
+  const SchedulerConfig out = SchedulerConfigFrom(DefaultConfig(), Reply());
+  EXPECT_EQ(out.blocks, 100u);
+  EXPECT_EQ(out.max_context, 131072u);
+  EXPECT_EQ(out.fingerprint, "print");
+  EXPECT_EQ(out.max_lanes, 32u);
+  EXPECT_EQ(out.max_waiting_prompt_tokens, 4194304u);
+}
+
+TEST(ServiceOptionsFromTest, PositionsAreTheContextOrWhatMemoryHolds) {
+  v1::InitReply reply = Reply();
+  EXPECT_EQ(ServiceOptionsFrom(DefaultConfig(), reply, 2000).limits.max_positions, 6400u);
+  reply.set_blocks(1 << 20);
+  const auto options = ServiceOptionsFrom(DefaultConfig(), reply, 2000);
+  EXPECT_EQ(options.limits.max_positions, 131072u);
+  EXPECT_EQ(options.info.max_prompt_tokens(), 131071u);
+}
+
+TEST(ServiceOptionsFromTest, IdsAreInTheTokenizerAndInTheEmbedding) {
+  EXPECT_EQ(ServiceOptionsFrom(DefaultConfig(), Reply(), 2000).limits.vocab, 2000u);
+  EXPECT_EQ(ServiceOptionsFrom(DefaultConfig(), Reply(), 3000).limits.vocab, 2048u);
+}
+
+TEST(StartupTableTest, ShowsEveryPartAndTheTotal) {
+  v1::InitReply reply = Reply();
+  for (int i = 1; i <= 2; ++i) {
+    v1::InitReply::Memory& memory = *reply.add_memory();
+    memory.set_what(i == 1 ? "weights" : "KV");
+    memory.set_bytes(uint64_t{3} << 20);
+  }
+  v1::InitReply::Phase& phase = *reply.add_startup();
+  phase.set_name("load");
+  phase.set_seconds(1.25);
+  const std::string table = StartupTable(reply);
+  EXPECT_THAT(table, HasSubstr("weights"));
+  EXPECT_THAT(table, HasSubstr("3.0 MiB"));
+  EXPECT_THAT(table, HasSubstr("6.0 MiB"));
+  EXPECT_THAT(table, HasSubstr("1.25 s"));
+}
+
+}  // namespace
+}  // namespace asynctls

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// SchedulerHarness: a scheduler driven step by step on a FakeModel, in virtual time, recording what
+// every request was told. No threads.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/metrics/metrics.h"
+#include "engine/scheduler/scheduler.h"
+#include "tests/testing/fake_worker.h"
+
+namespace asynctls::testing {
+
+// What one request was told.
+struct Told {
+  std::vector<uint32_t> tokens, progress;
+  std::optional<TokenEvent::Finished> finished;
+};
+
+class SchedulerHarness {
+ public:
+  explicit SchedulerHarness(const SchedulerConfig& config)
+      : config_(config), scheduler_(config, metrics_), model_(ModelOptions(config)) {}
+
+  // Adds a request as the engine does; the check must pass.
+  void Add(Request request) {
+    const absl::Status status = Scheduler::Check(config_, request);
+    ASSERT_TRUE(status.ok()) << status;
+    told_[request.id];
+    scheduler_.Add(std::move(request), now);
+  }
+
+  // Plans a step; it is in flight until Finish. Empty without work.
+  const v1::StepPlan& Plan() {
+    plan_ = scheduler_.Plan(now);
+    Collect();
+    return plan_;
+  }
+  // Runs the planned step on the model and commits it.
+  void Commit() {
+    const auto result = model_.Run(plan_);
+    ASSERT_TRUE(result.ok()) << result.status();
+    now += absl::Seconds(1);
+    const absl::Status status = scheduler_.Commit(*result, now);
+    ASSERT_TRUE(status.ok()) << status;
+    Collect();
+  }
+  // Both; false when there was nothing to do.
+  bool Step() {
+    if (Plan().work().empty()) return false;
+    Commit();
+    return true;
+  }
+  // Steps until there is nothing to do; the number of steps.
+  int Drain() {
+    int steps = 0;
+    while (Step()) {
+      if (++steps > 100000 || ::testing::Test::HasFatalFailure()) break;
+    }
+    return steps;
+  }
+
+  void Cancel(const std::string& id) {
+    scheduler_.Cancel(id, absl::CancelledError("cancelled"), now);
+    Collect();
+  }
+  void Expire() {
+    scheduler_.Expire(now);
+    Collect();
+  }
+
+  Told& told(const std::string& id) { return told_[id]; }
+  std::map<std::string, Told>& all_told() { return told_; }
+  Scheduler& scheduler() { return scheduler_; }
+  Metrics& metrics() { return metrics_; }
+  // Order of everything told: "id:token", "id:progress", "id:finished".
+  const std::vector<std::string>& order() const { return order_; }
+
+  void Collect() {
+    for (const Scheduler::Event& event : scheduler_.TakeEvents()) {
+      const std::string& id = event.request->id;
+      Told& told = told_[id];
+      EXPECT_FALSE(told.finished.has_value()) << id << " is told something after its finish";
+      if (event.event.token.has_value()) told.tokens.push_back(*event.event.token);
+      if (event.event.prompt_tokens_done.has_value()) {
+        told.progress.push_back(*event.event.prompt_tokens_done);
+      }
+      if (event.event.finished.has_value()) told.finished = event.event.finished;
+      order_.push_back(id + (event.event.token.has_value()      ? ":token"
+                             : event.event.finished.has_value() ? ":finished"
+                                                                : ":progress"));
+    }
+  }
+
+  absl::Time now = absl::UnixEpoch();
+
+ private:
+  static FakeOptions ModelOptions(const SchedulerConfig& config) {
+    FakeOptions options;
+    options.blocks = config.blocks;
+    options.block_positions = config.block_positions;
+    options.vocab_size = config.vocab_size;
+    options.max_context = config.max_context;
+    options.max_lanes = config.max_lanes;
+    options.max_step_tokens = config.max_step_tokens;
+    return options;
+  }
+
+  const SchedulerConfig config_;
+  prometheus::Registry registry_;
+  Metrics metrics_{registry_};
+  Scheduler scheduler_;
+  FakeModel model_;
+  v1::StepPlan plan_;
+  std::map<std::string, Told> told_;
+  std::vector<std::string> order_;
+};
+
+// `size` ids that depend on `seed` from the first on.
+inline std::vector<uint32_t> Prompt(uint32_t size, uint32_t seed) {
+  std::vector<uint32_t> prompt(size);
+  for (uint32_t i = 0; i < size; ++i) prompt[i] = (i * 7 + seed * 131 + 1) % 1000;
+  return prompt;
+}
+
+inline Request MakeRequest(const std::string& id,
+                           std::vector<uint32_t> prompt,
+                           uint32_t max_tokens) {
+  Request request;
+  request.id = id;
+  request.prompt = std::move(prompt);
+  request.max_tokens = max_tokens;
+  return request;
+}
+
+}  // namespace asynctls::testing
