@@ -10,7 +10,7 @@ namespace {
 
 // T tokens of two lanes, some of them crossing a border of blocks.
 struct Problem {
-  Problem(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim, int64_t r1, int64_t r2)
+  Problem(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim)
       : qkv(Normal<bf16, 2>({tokens, (heads + 2 * kv_heads) * dim}, 1, 3)),
         q_norm(Normal<bf16, 1>({dim}, 2)),
         k_norm(Normal<bf16, 1>({dim}, 3)),
@@ -18,12 +18,12 @@ struct Problem {
         lanes({tokens}),
         positions({tokens}),
         slots({2, 3}),
-        encode(Normal<float, 3>({kv_heads, dim, r1 + r2}, 5, 0.5)),
-        offset(Normal<float, 2>({kv_heads, r1 + r2}, 6)),
+        encode(Normal<float, 3>({kv_heads, dim, kCodeDirections}, 5, 0.5)),
+        offset(Normal<float, 2>({kv_heads, kCodeDirections}, 6)),
         q_out({tokens, heads, dim}),
         rows({6, kv_heads, kBlockPositions, 2 * dim}),
-        first({6, kv_heads, r1 / 2, kBlockPositions}),
-        second({6, kv_heads, r2 / 2, kBlockPositions}) {
+        first({6, kv_heads, kCodeWords, kBlockPositions}),
+        second({6, kv_heads, kCodeWords, kBlockPositions}) {
     for (int64_t t = 0; t < tokens; ++t) {
       lanes(t) = t % 3 == 0 ? 1 : 0;
       positions(t) = static_cast<int32_t>(50 + t);
@@ -31,7 +31,7 @@ struct Problem {
     for (int i = 0; i < 6; ++i) slots(i / 3, i % 3) = 5 - i;
     first.Fill(0xaa);
     second.Fill(0xaa);
-    code = {.encode = encode, .offset = offset, .turn = encode, .r1 = static_cast<int>(r1)};
+    code = {.encode = encode, .offset = offset, .turn = encode};
   }
   AppendKvArgs Args() const {
     return {.qkv = qkv,
@@ -55,7 +55,7 @@ struct Problem {
   Tensor<float, 2> offset;
   Tensor<bf16, 3> q_out;
   Tensor<bf16, 4> rows;
-  Tensor<uint8_t, 4> first, second;
+  Tensor<uint32_t, 4> first, second;
   KeyCodeTable code;
 };
 
@@ -64,7 +64,7 @@ using AppendKvTest = OpTest<B>;
 TYPED_TEST_SUITE(AppendKvTest, Backends);
 
 TYPED_TEST(AppendKvTest, NormsTurnsAndCopies) {
-  Problem p(1, 1, 1, 2, 2, 0);
+  Problem p(1, 1, 1, 2);
   for (int i = 0; i < 6; ++i) p.qkv(0, i) = ToBf16(static_cast<float>(3 + i % 2));  // 3 4 3 4 3 4
   p.q_norm.Fill(ToBf16(1));
   p.k_norm.Fill(ToBf16(2));
@@ -87,7 +87,7 @@ TYPED_TEST(AppendKvTest, AgreesWithTheReference) {
   };
   for (const auto& [tokens, heads, kv_heads, dim] :
        {Shape{0, 2, 1, 8}, Shape{1, 8, 2, 128}, Shape{20, 5, 1, 80}, Shape{40, 4, 4, 6}}) {
-    Problem got(tokens, heads, kv_heads, dim, 4, 2), want(tokens, heads, kv_heads, dim, 4, 2);
+    Problem got(tokens, heads, kv_heads, dim), want(tokens, heads, kv_heads, dim);
     this->backend_.ops.AppendKv(got.Args());
     this->reference_.AppendKv(want.Args());
     EXPECT_TRUE(Close(got.q_out.view(), want.q_out.view(), kAppendKv)) << tokens << " " << dim;
@@ -97,18 +97,18 @@ TYPED_TEST(AppendKvTest, AgreesWithTheReference) {
 
 // Codes are exact given the stored key, and nothing but the tokens' own bytes is written.
 TYPED_TEST(AppendKvTest, WritesTheCodesOfTheKeysItStored) {
-  Problem p(20, 2, 2, 64, 16, 12);
+  Problem p(20, 2, 2, 64);
   this->backend_.ops.AppendKv(p.Args());
-  Problem want(20, 2, 2, 64, 16, 12);
+  Problem want(20, 2, 2, 64);
   for (int64_t t = 0; t < 20; ++t) {
     const int64_t slot = p.slots(p.lanes(t), p.positions(t) / kBlockPositions);
     const int64_t at = p.positions(t) % kBlockPositions;
     for (int g = 0; g < 2; ++g) {
       float key[64];
-      uint8_t code[28];
+      uint8_t code[kCodeDirections];
       for (int d = 0; d < 64; ++d) key[d] = ToFloat(p.rows(slot, g, at, d));
       EncodeKey(key, p.code, g, code);
-      StoreCode(code, p.code.r1, want.Args().codes, slot, g, at);
+      StoreCode(code, want.Args().codes, slot, g, at);
     }
   }
   EXPECT_TRUE(Same(p.first.view(), want.first.view()));
@@ -116,7 +116,7 @@ TYPED_TEST(AppendKvTest, WritesTheCodesOfTheKeysItStored) {
 }
 
 TYPED_TEST(AppendKvTest, NoTableNoCodes) {
-  Problem p(20, 2, 2, 64, 4, 4);
+  Problem p(20, 2, 2, 64);
   p.code = {};
   this->backend_.ops.AppendKv(p.Args());
   for (int64_t i = 0; i < p.first.size(); ++i) ASSERT_EQ(p.first.data()[i], 0xaa);
@@ -124,7 +124,7 @@ TYPED_TEST(AppendKvTest, NoTableNoCodes) {
 }
 
 TYPED_TEST(AppendKvTest, TokensDoNotDependOnTheBatch) {
-  Problem all(40, 8, 2, 128, 16, 16), one(40, 8, 2, 128, 16, 16);
+  Problem all(40, 8, 2, 128), one(40, 8, 2, 128);
   this->backend_.ops.AppendKv(all.Args());
   for (int64_t t = 0; t < 40; ++t) {
     AppendKvArgs a = one.Args();
