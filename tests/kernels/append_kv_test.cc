@@ -8,6 +8,8 @@
 namespace asynctls::testing {
 namespace {
 
+constexpr uint32_t kUntouched = 0xaaaaaaaa;
+
 // T tokens of two lanes, some of them crossing a border of blocks.
 struct Problem {
   Problem(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim)
@@ -29,8 +31,8 @@ struct Problem {
       positions(t) = static_cast<int32_t>(50 + t);
     }
     for (int i = 0; i < 6; ++i) slots(i / 3, i % 3) = 5 - i;
-    first.Fill(0xaa);
-    second.Fill(0xaa);
+    first.Fill(kUntouched);
+    second.Fill(kUntouched);
     code = {.encode = encode, .offset = offset, .turn = encode};
   }
   AppendKvArgs Args() const {
@@ -119,7 +121,7 @@ TYPED_TEST(AppendKvTest, NoTableNoCodes) {
   Problem p(20, 2, 2, 64);
   p.code = {};
   this->backend_.ops.AppendKv(p.Args());
-  for (int64_t i = 0; i < p.first.size(); ++i) ASSERT_EQ(p.first.data()[i], 0xaa);
+  for (int64_t i = 0; i < p.first.size(); ++i) ASSERT_EQ(p.first.data()[i], kUntouched);
   EXPECT_NE(ToFloat(p.rows(p.slots(1, 0), 0, 50, 0)), 0.0f);
 }
 
