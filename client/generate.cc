@@ -99,9 +99,13 @@ void ShowProgress(const v1::GenerateResponse& event, bool& shown) {
   }
 }
 
+// FINISH_REASON_STOP without its prefix is "stop".
+std::string ShortName(const std::string& name, const std::string& prefix) {
+  return absl::AsciiStrToLower(name.substr(prefix.size()));
+}
+
 std::string ReasonName(v1::FinishReason reason) {
-  return absl::AsciiStrToLower(
-      v1::FinishReason_Name(reason).substr(std::string("FINISH_REASON_").size()));
+  return ShortName(v1::FinishReason_Name(reason), "FINISH_REASON_");
 }
 
 // Tokens after the first one, over the time they took.
@@ -136,7 +140,7 @@ void PrintJson(const Reply& reply) {
       {"prompt_tokens", usage.prompt_tokens()},
       {"cached_tokens", usage.cached_tokens()},
       {"completion_tokens", usage.completion_tokens()},
-      {"mode", v1::AttentionMode_Name(reply.started.sparse().mode())},
+      {"mode", ShortName(v1::AttentionMode_Name(reply.started.sparse().mode()), "ATTENTION_MODE_")},
       {"budget", reply.started.sparse().budget()},
       {"blocks", reply.started.sparse().blocks()},
       {"kv_read_fraction", KvReadFraction(usage.kv_read())},

@@ -24,7 +24,7 @@ cmake --build build-quickstart --target asynctls-server asynctls
 
 log=$(mktemp)
 build-quickstart/server/asynctls-server --model deploy/models/demo-qwen3 \
-  --listen "$listen" --metrics-listen "$metrics" >"$log" 2>&1 &
+  --dense-layers 0 --listen "$listen" --metrics-listen "$metrics" >"$log" 2>&1 &
 server=$!
 stop() {
   kill "$server" 2>/dev/null || true
@@ -41,11 +41,11 @@ done
 [[ -n "$target" ]] || { cat "$log" >&2; exit 1; }
 
 echo
-echo "serving demo-qwen3 on $target; the end of a document of 16k tokens, and a question about it:"
-grep -o '[^n]*? *"' deploy/examples/document-16k.json | tail -1 | tr -d '"' || true
+echo "serving demo-qwen3 on $target; a document of 16k tokens, then this question about it:"
+sed -n 's/.*\\n\\n\(.*?\)",*$/  \1/p' deploy/examples/document-16k.json
 echo
 build-quickstart/client/asynctls generate --target "$target" \
-  --messages deploy/examples/document-16k.json --tail 64 --mode exact --budget 1024 --temperature 0
+  --messages deploy/examples/document-16k.json --tail 64 --mode exact --budget 512 --temperature 0
 if $serve; then
   echo
   echo "still serving on $target; Ctrl-C ends it"

@@ -102,6 +102,33 @@ bool WaitSecond(const sigset_t& signals) {
   return sigtimedwait(&signals, nullptr, &second) > 0;
 }
 
+// While the workers start, which may take minutes, a signal ends the process at once.
+class StartupWatch {
+ public:
+  explicit StartupWatch(const sigset_t& signals)
+      : thread_([this, signals] {
+          const timespec tick = {0, 50'000'000};
+          while (!over_) {
+            if (sigtimedwait(&signals, nullptr, &tick) > 0) std::_Exit(1);
+          }
+        }) {}
+  ~StartupWatch() {
+    over_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> over_{false};
+  std::thread thread_;
+};
+
+absl::StatusOr<Workers> StartWatched(const v1::ServerConfig& config,
+                                     const Tokenizer& tokenizer,
+                                     const sigset_t& signals) {
+  StartupWatch watch(signals);
+  return StartWorkers(config, tokenizer);
+}
+
 // Until a signal has come and the drain is over, or the engine is dead. Returns the exit code.
 int Serve(GrpcServer& server, absl::Duration drain_limit, const sigset_t& signals) {
   while (!WaitSecond(signals)) {
@@ -128,7 +155,7 @@ absl::StatusOr<int> Run(const v1::ServerConfig& config) {
   const sigset_t signals = BlockSignals();
   auto tokenizer = Tokenizer::Load((fs::path(config.model()) / "tokenizer.json").string());
   if (!tokenizer.ok()) return tokenizer.status();
-  absl::StatusOr<Workers> workers = StartWorkers(config, **tokenizer);
+  absl::StatusOr<Workers> workers = StartWatched(config, **tokenizer, signals);
   if (!workers.ok()) return workers.status();
   std::fputs(StartupTable(workers->init).c_str(), stderr);
 

@@ -22,8 +22,8 @@ v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
 
 SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::InitReply& init);
 
-// `tokenizer_vocab`: ids below it are in the tokenizer. A checkpoint's embedding may have more rows,
-// which no text reaches; requests may name neither these nor ids beyond the embedding.
+// `tokenizer_vocab`: ids below it are in the tokenizer. A checkpoint's embedding may have more
+// rows, which no text reaches; requests may name neither these nor ids beyond the embedding.
 InferenceService::Options ServiceOptionsFrom(const v1::ServerConfig& config,
                                              const v1::InitReply& init,
                                              uint32_t tokenizer_vocab);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "engine/base/logging.h"
 #include "server/grpc_status.h"
@@ -35,6 +37,10 @@ v1::FinishReason ToReason(FinishReason reason) {
       break;
   }
   return v1::FINISH_REASON_ABORTED;
+}
+
+std::string ModeName(v1::AttentionMode mode) {
+  return absl::AsciiStrToLower(absl::StripPrefix(v1::AttentionMode_Name(mode), "ATTENTION_MODE_"));
 }
 
 // What the call ends with: OK where there is a Finished message, an error otherwise.
@@ -225,7 +231,7 @@ void TokenStream::LogEnd(const TokenEvent::Finished& finished, const absl::Statu
       absl::ToDoubleSeconds(finished.queue),
       absl::ToDoubleSeconds(finished.prefill),
       absl::ToDoubleSeconds(finished.decode),
-      v1::AttentionMode_Name(started_.sparse().mode()),
+      ModeName(started_.sparse().mode()),
       started_.sparse().budget(),
       share);
 }

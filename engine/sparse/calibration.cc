@@ -129,7 +129,7 @@ KeyCodeTables::KeyCodeTables(const KeyCodeShape& shape, std::string model, std::
       source_(std::move(source)),
       layers_(static_cast<size_t>(shape.layers)) {
   assert(shape.channels % 2 == 0);
-  assert(shape.channels <= shape.head_dim);
+  assert(kCodeDirections <= shape.head_dim && shape.channels <= shape.head_dim);
   const auto g = static_cast<size_t>(shape.groups), r = size_t{kCodeDirections};
   for (Layer& l : layers_) {
     l.encode.resize(g * static_cast<size_t>(shape.head_dim) * r);
@@ -266,7 +266,7 @@ MomentsArgs Calibrator::Keys(int layer, int group, const bf16* x, int64_t count,
 
 absl::Status Calibrator::FinishHead(int layer, int group, KeyCodeTables& tables) const {
   const Head& head = heads_[layer * shape_.groups + group];
-  const int d = shape_.head_dim, r = std::min(kCodeDirections, d);  // further ones stay zero
+  const int d = shape_.head_dim, r = kCodeDirections;
   const std::string where = absl::StrCat("calibration: layer ", layer, ", KV head ", group);
   if (head.queries.count == 0 || head.keys.count == 0) {
     return absl::FailedPreconditionError(absl::StrCat(where, " saw no tokens"));

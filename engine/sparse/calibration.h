@@ -28,7 +28,8 @@ struct KeyCodeShape {
 // The tables of all layers.
 class KeyCodeTables {
  public:
-  // Zero tables. Requires: an even number of channels, at most head_dim.
+  // Zero tables. Requires: an even number of channels; neither they nor kCodeDirections
+  // exceed head_dim.
   KeyCodeTables(const KeyCodeShape& shape, std::string model, std::string source);
 
   // Reads a file. `shape` and `model` (a fingerprint of the checkpoint) must be what the file was

@@ -117,11 +117,11 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
              .head_dim = config.head_dim,
              .bound = request.bound_selector(),
              .bound_channels = std::min(32, config.head_dim)};
-  if (p.index.SparseLayers() > 0 && config.head_dim < p.index.directions()) {
+  if (p.index.SparseLayers() > 0 && config.head_dim < kCodeDirections) {
     return absl::InvalidArgumentError(absl::StrCat("head_dim is ",
                                                    config.head_dim,
                                                    ", key codes need at least ",
-                                                   p.index.directions(),
+                                                   kCodeDirections,
                                                    ": set dense_layers to ",
                                                    config.layers));
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of a build without a device: anonymous mappings, so that a large arena costs nothing until
+// Pageable host memory: anonymous mappings, so that a large arena costs nothing until
 // it is touched and huge pages can back it.
 #include <sys/mman.h>
 
@@ -14,7 +14,7 @@ constexpr int64_t kHeader = 64;  // keeps the mapping's length in front of the d
 
 }  // namespace
 
-void* AllocateMemory(MemoryKind, int64_t bytes) {
+void* AllocateHostMemory(int64_t bytes) {
   const size_t length = static_cast<size_t>(bytes + kHeader);
   void* base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return nullptr;
@@ -23,11 +23,9 @@ void* AllocateMemory(MemoryKind, int64_t bytes) {
   return static_cast<char*>(base) + kHeader;
 }
 
-void FreeMemory(MemoryKind, void* data) {
+void FreeHostMemory(void* data) {
   void* base = static_cast<char*>(data) - kHeader;
   munmap(base, *static_cast<size_t*>(base));
 }
-
-bool SupportsMemory(MemoryKind kind) { return kind == MemoryKind::kHost; }
 
 }  // namespace asynctls

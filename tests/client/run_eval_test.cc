@@ -112,6 +112,7 @@ TEST_F(CommandTest, GenerateStreamsTextOrPrintsJson) {
   EXPECT_EQ((*json)["text"].get<std::string>() + "\n", text);
   EXPECT_EQ((*json)["completion_tokens"], 9);
   EXPECT_EQ((*json)["finish_reason"], "length");
+  EXPECT_EQ((*json)["mode"], "exact");
 }
 
 TEST_F(CommandTest, GenerateSaysWhatWentWrong) {

@@ -154,7 +154,7 @@ TEST_F(DrainTest, RunningStreamsEndWellAndNewOnesAreRefused) {
   EXPECT_TRUE(out_.status.ok()) << out_.status.error_message();
   EXPECT_EQ(out_.ids.size(), 300u);
   EXPECT_EQ(out_.finished.size(), 1u);
-  EXPECT_EQ(server_.engine().snapshot().blocks_used, 0);
+  EXPECT_TRUE(server_.WaitIdle());
 }
 
 TEST_F(DrainTest, WhatIsLeftAtTheLimitEndsWithUnavailable) {
@@ -164,7 +164,7 @@ TEST_F(DrainTest, WhatIsLeftAtTheLimitEndsWithUnavailable) {
   drain.join();
   EXPECT_EQ(out_.status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_TRUE(out_.finished.empty());
-  EXPECT_EQ(server_.engine().snapshot().blocks_used, 0);
+  EXPECT_TRUE(server_.WaitIdle());
 }
 
 }  // namespace

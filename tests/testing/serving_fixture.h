@@ -110,12 +110,11 @@ class TestServer {
     return out;
   }
 
-  // Waits until no request is in the engine and none holds a block (one that was cancelled keeps its
-  // blocks until the step in flight is back); false after ten seconds.
+  // Waits until no request is in the engine and none holds a block (one that was cancelled keeps
+  // its blocks until the step in flight is back); false after ten seconds.
   bool WaitIdle() {
-    return WaitFor([](const Engine::Snapshot& s) {
-      return s.running + s.waiting == 0 && s.blocks_used == 0;
-    });
+    return WaitFor(
+        [](const Engine::Snapshot& s) { return s.running + s.waiting == 0 && s.blocks_used == 0; });
   }
   template <class Predicate>
   bool WaitFor(Predicate predicate) {

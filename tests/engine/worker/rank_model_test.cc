@@ -10,6 +10,7 @@
 #include <cmath>
 #include <thread>
 
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/ref/ref_ops.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/rank_driver.h"
@@ -21,10 +22,19 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::unique_ptr<RankModel<RefOps>> MakeModel(const v1::InitRequest& request) {
+template <Ops B>
+std::unique_ptr<B> MakeOps() {
+  if constexpr (std::is_constructible_v<B, int>)
+    return std::make_unique<B>(2);
+  else
+    return std::make_unique<B>();
+}
+
+template <Ops B = RefOps>
+std::unique_ptr<RankModel<B>> MakeModel(const v1::InitRequest& request) {
   v1::InitReply reply;
-  absl::StatusOr<std::unique_ptr<RankModel<RefOps>>> model =
-      RankModel<RefOps>::Create(request, std::make_unique<RefOps>(), reply);
+  absl::StatusOr<std::unique_ptr<RankModel<B>>> model =
+      RankModel<B>::Create(request, MakeOps<B>(), reply);
   EXPECT_TRUE(model.ok()) << model.status();
   SetPlainTables(**model);
   return *std::move(model);
@@ -76,9 +86,10 @@ std::vector<Sequence> Mixed() {
 }
 
 // Prompt (its last 3 tokens through the decode path) and 8 tokens, alone.
+template <Ops B = RefOps>
 Trace RunAlone(const v1::InitRequest& request, const Sequence& s, size_t chunk) {
-  const std::unique_ptr<RankModel<RefOps>> model = MakeModel(request);
-  RankDriver<RefOps> driver(*model);
+  const std::unique_ptr<RankModel<B>> model = MakeModel<B>(request);
+  RankDriver<B> driver(*model);
   driver.Start(0, s.sparse);
   const std::span<const uint32_t> prompt(s.prompt);
   driver.Prompt(0, prompt.first(prompt.size() - 3), chunk);
@@ -95,9 +106,10 @@ Trace RunAlone(const v1::InitRequest& request, const Sequence& s, size_t chunk) 
 }
 
 // All at once, each starting one step after the one before, in chunks of other sizes.
+template <Ops B = RefOps>
 std::vector<Trace> RunTogether(const v1::InitRequest& request, const std::vector<Sequence>& all) {
-  const std::unique_ptr<RankModel<RefOps>> model = MakeModel(request);
-  RankDriver<RefOps> driver(*model);
+  const std::unique_ptr<RankModel<B>> model = MakeModel<B>(request);
+  RankDriver<B> driver(*model);
   std::vector<Trace> traces(all.size());
   std::vector<size_t> done(all.size());
   bool busy = true;
@@ -131,19 +143,24 @@ std::vector<Trace> RunTogether(const v1::InitRequest& request, const std::vector
   return traces;
 }
 
-TEST_F(RankModelTest, ASequenceDoesNotDependOnItsCompany) {
+template <Ops B>
+void ExpectIndependence(const v1::InitRequest& request) {
   const std::vector<Sequence> all = Mixed();
-  const std::vector<Trace> together = RunTogether(request_, all);
+  const std::vector<Trace> together = RunTogether<B>(request, all);
   for (size_t i = 0; i < all.size(); ++i) {
     EXPECT_EQ(together[i].size(), 11u);
-    EXPECT_EQ(together[i], RunAlone(request_, all[i], 300)) << "sequence " << i;
-    EXPECT_EQ(together[i], RunAlone(request_, all[i], 7)) << "sequence " << i << ", chunks of 7";
+    EXPECT_EQ(together[i], RunAlone<B>(request, all[i], 300)) << "sequence " << i;
+    EXPECT_EQ(together[i], RunAlone<B>(request, all[i], 7)) << "sequence " << i << ", chunks of 7";
   }
 }
+TEST_F(RankModelTest, ASequenceDoesNotDependOnItsCompany) { ExpectIndependence<RefOps>(request_); }
+TEST_F(RankModelTest, NorOnTheCpu) { ExpectIndependence<CpuOps>(request_); }
 
-TEST_F(RankModelTest, AReusedPrefixGivesTheSameTokens) {
-  const std::unique_ptr<RankModel<RefOps>> model = MakeModel(request_);
-  RankDriver<RefOps> driver(*model);
+// The three full blocks that lane 0 has filled serve lane 1.
+template <Ops B>
+void ExpectReusable(const v1::InitRequest& request) {
+  const std::unique_ptr<RankModel<B>> model = MakeModel<B>(request);
+  RankDriver<B> driver(*model);
   const std::vector<uint32_t> prompt = Ids(200, 9);
   const v1::SparseParams sparse = Attend(v1::ATTENTION_MODE_EXACT, 100, 3);
   const auto run = [&](uint32_t lane, std::span<const uint32_t> rest) {
@@ -157,11 +174,12 @@ TEST_F(RankModelTest, AReusedPrefixGivesTheSameTokens) {
   };
   driver.Start(0, sparse);
   const Trace first = run(0, prompt);
-  // The three full blocks of lane 0 serve lane 1.
   std::vector<uint32_t> shared(driver.blocks(0).begin(), driver.blocks(0).begin() + 3);
   driver.Start(1, sparse, shared, 3 * kBlockPositions);
   EXPECT_EQ(run(1, std::span(prompt).subspan(3 * kBlockPositions)), first);
 }
+TEST_F(RankModelTest, AReusedPrefixGivesTheSameTokens) { ExpectReusable<RefOps>(request_); }
+TEST_F(RankModelTest, AReusedPrefixOnTheCpu) { ExpectReusable<CpuOps>(request_); }
 
 TEST_F(RankModelTest, FullBudgetEqualsDenseAndIsCounted) {
   const Sequence dense{Ids(260, 1), Attend(v1::ATTENTION_MODE_DENSE)};
