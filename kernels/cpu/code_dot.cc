@@ -4,6 +4,7 @@
 // VNNI by itself, because Highway 1.0 has no such target.
 #include "kernels/cpu/code_dot.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace asynctls {
@@ -114,18 +115,30 @@ bool HasVnni() {
 }
 
 void ScoreBlocksVnni(const uint32_t* first,
-                     int64_t stride,
                      const int32_t* slots,
                      int64_t count,
-                     const QueryQuad& quad,
-                     float* best) {
-  // Blocks: slots lie anywhere, so the hardware does not see it coming.
-  constexpr int64_t kAhead = 6;
+                     const QueryQuad* quads,
+                     int64_t groups,
+                     int64_t quad_count,
+                     float* best,
+                     int64_t stride) {
+  const int64_t slot_words = groups * kPartWords;
+  // Slots lie anywhere, so the hardware does not see the next one coming: about 4 KiB ahead.
+  const int64_t ahead = std::max<int64_t>(1, 8 / groups);
   for (int64_t i = 0; i < count; ++i) {
-    const uint32_t* ahead = first + slots[i + kAhead < count ? i + kAhead : i] * stride;
-    for (int64_t j = 0; j < kPartWords; j += 16) __builtin_prefetch(ahead + j);
-    const float score = FullBlockScore(first + slots[i] * stride, quad);
-    if (score > best[i]) best[i] = score;
+    const uint32_t* codes = first + slots[i] * slot_words;
+    const uint32_t* next = first + slots[std::min(i + ahead, count - 1)] * slot_words;
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t j = 0; j < kPartWords; j += 16) {
+        __builtin_prefetch(next + g * kPartWords + j);
+      }
+      float score = kLowest;
+      for (int64_t quad = 0; quad < quad_count; ++quad) {
+        const float x = FullBlockScore(codes + g * kPartWords, quads[g * quad_count + quad]);
+        score = x > score ? x : score;
+      }
+      best[g * stride + i] = score;
+    }
   }
 }
 
@@ -156,7 +169,9 @@ void BlockLogitsVnni(const uint32_t* first,
 namespace asynctls {
 
 bool HasVnni() { return false; }
-void ScoreBlocksVnni(const uint32_t*, int64_t, const int32_t*, int64_t, const QueryQuad&, float*) {}
+void ScoreBlocksVnni(
+    const uint32_t*, const int32_t*, int64_t, const QueryQuad*, int64_t, int64_t, float*, int64_t) {
+}
 void BlockLogitsVnni(const uint32_t*, const uint32_t*, const QueryQuad&, float* const*) {}
 
 }  // namespace asynctls

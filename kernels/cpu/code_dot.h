@@ -32,14 +32,17 @@ void FillQuad(const int8_t* code8, const float* scale, int64_t heads, QueryQuad*
 // Whether this machine has AVX-512 VNNI, which the functions below require.
 bool HasVnni();
 
-// best[i] = max(best[i], score of block i) for `count` full blocks, from part 1 of the codes. Those
-// of block i begin at first + slots[i] * stride.
-void ScoreBlocksVnni(const uint32_t* first,
-                     int64_t stride,
+// best[g][i] = the score of block i for KV head g, for `count` full blocks, from part 1 of the
+// codes; rows of `best` are `stride` apart. A slot's heads lie side by side and are read in that
+// order.
+void ScoreBlocksVnni(const uint32_t* first /*[slot][groups][kPartWords]*/,
                      const int32_t* slots,
                      int64_t count,
-                     const QueryQuad& quad,
-                     float* best);
+                     const QueryQuad* quads /*[groups][quad_count]*/,
+                     int64_t groups,
+                     int64_t quad_count,
+                     float* best,
+                     int64_t stride);
 
 // logit[h][p] = approximate logit of position p of a full block for head h of the quad.
 void BlockLogitsVnni(const uint32_t* first,

@@ -15,11 +15,11 @@
 #define ASYNCTLS_SELECT_BLOCKS_TYPES_
 namespace asynctls {
 
-inline constexpr int64_t kPieceBlocks = 128;  // 64 KiB of codes, a few microseconds
-// Blocks [begin, end) of row s for KV head g. The queries are turned anew by every piece: that is
+inline constexpr int64_t kPieceBlocks = 128;  // of every KV head; some microseconds
+// Blocks [begin, end) of row s, all KV heads. The queries are turned anew by every piece: that is
 // cheaper than a barrier. The piece that begins at 0 hands them on.
 struct BlockPiece {
-  int64_t s, g, begin, end;
+  int64_t s, begin, end;
 };
 
 }  // namespace asynctls
@@ -29,23 +29,29 @@ HWY_BEFORE_NAMESPACE();
 namespace asynctls {
 namespace HWY_NAMESPACE {
 
-// Turns the group's queries into quads; code8 [R, r] and scale [R] receive them too.
+// Turns the queries of KV head g into quads.
 void TurnGroup(const SelectBlocksArgs& a,
                const BlockPiece& piece,
+               int64_t g,
                int64_t heads,
                Scratch& scratch,
-               int8_t* code8,
-               float* scale,
                QueryQuad* quads) {
-  const int64_t d_count = a.q.dim(2), r = a.code.turn.dim(2);
+  const int64_t d_count = a.q.dim(2), r = kCodeDirections;
+  int8_t* code8 = scratch.Get<int8_t>(5, heads * r);
+  float* scale = scratch.Get<float>(6, heads);
   float* x = scratch.Get<float>(4, d_count + r);
   for (int64_t h = 0; h < heads; ++h) {
-    const bf16* q = a.q.data + (piece.s * a.q.dim(1) + piece.g * heads + h) * d_count;
-    scale[h] = TurnHead(q, a.code, piece.g, a.scale, x, x + d_count, code8 + h * r);
+    const bf16* q = a.q.data + (piece.s * a.q.dim(1) + g * heads + h) * d_count;
+    scale[h] = TurnHead(q, a.code, g, a.scale, x, x + d_count, code8 + h * r);
   }
   for (int64_t h = 0; h < heads; h += kQuad) {
     FillQuad(code8 + h * r, scale + h, std::min<int64_t>(kQuad, heads - h), quads + h / kQuad);
   }
+  if (piece.begin != 0) return;
+  std::copy(code8, code8 + heads * r, a.turned.code8[piece.s][g * heads].data);
+  std::copy(scale, scale + heads, a.turned.scale[piece.s].data + g * heads);
+  a.out.nan_heads(piece.s, g) = static_cast<int32_t>(
+      std::count_if(scale, scale + heads, [](float y) { return std::isnan(y); }));
 }
 
 float BlockScore(const uint32_t* first, int64_t positions, const QueryQuad& quad) {
@@ -60,43 +66,40 @@ float BlockScore(const uint32_t* first, int64_t positions, const QueryQuad& quad
   return best;
 }
 
-// keys[b] = rank key of block b for the piece's blocks; forced blocks above all.
+// keys[g][b] = rank key of block b for KV head g, for the piece's blocks; forced ones above all.
 void ScoreBlocks(const SelectBlocksArgs& a,
                  const BlockPiece& piece,
                  Scratch& scratch,
-                 uint32_t* keys) {
+                 uint32_t* keys,
+                 int64_t width) {
   const DecodeRow& row = a.rows[piece.s];
   const int64_t groups = a.code.turn.dim(0), heads = a.q.dim(1) / groups;
-  const int64_t r = kCodeDirections, quad_count = (heads + kQuad - 1) / kQuad;
-  int8_t* code8 = scratch.Get<int8_t>(5, heads * r);
-  float* scale = scratch.Get<float>(6, heads);
-  QueryQuad* quads = scratch.Get<QueryQuad>(7, quad_count);
-  TurnGroup(a, piece, heads, scratch, code8, scale, quads);
-  if (piece.begin == 0) {
-    std::copy(code8, code8 + heads * r, a.turned.code8[piece.s][piece.g * heads].data);
-    std::copy(scale, scale + heads, a.turned.scale[piece.s].data + piece.g * heads);
-    a.out.nan_heads(piece.s, piece.g) = static_cast<int32_t>(
-        std::count_if(scale, scale + heads, [](float x) { return std::isnan(x); }));
+  const int64_t quad_count = (heads + kQuad - 1) / kQuad;
+  QueryQuad* quads = scratch.Get<QueryQuad>(7, groups * quad_count);
+  for (int64_t g = 0; g < groups; ++g) {
+    TurnGroup(a, piece, g, heads, scratch, quads + g * quad_count);
   }
-  const int64_t blocks = BlocksOf(row.length), stride = groups * kPartWords;
+  const int64_t blocks = BlocksOf(row.length), count = piece.end - piece.begin;
   const int32_t* slots = a.slot_table.data + row.lane * a.slot_table.dim(1) + piece.begin;
-  const uint32_t* first = a.codes.first.data + piece.g * kPartWords;
-  const int64_t count = piece.end - piece.begin;
+  const uint32_t* first = a.codes.first.data;
   const int64_t full = HasVnni() ? row.length / kBlockPositions - piece.begin : 0;
-  float best[kPieceBlocks];
-  std::fill(best, best + count, kLowest);
-  for (int64_t i = 0; i < quad_count; ++i) {
-    const int64_t fast = std::min(full, count);
-    ScoreBlocksVnni(first, stride, slots, fast, quads[i], best);
-    for (int64_t b = fast; b < count; ++b) {
-      const int64_t positions = PositionsIn(piece.begin + b, row.length);
-      const float score = BlockScore(first + slots[b] * stride, positions, quads[i]);
-      best[b] = std::max(best[b], score);
+  const int64_t fast = std::min(full, count);
+  float* best = scratch.Get<float>(3, groups * kPieceBlocks);
+  if (fast > 0) ScoreBlocksVnni(first, slots, fast, quads, groups, quad_count, best, kPieceBlocks);
+  for (int64_t g = 0; g < groups; ++g) {
+    float* of_head = best + g * kPieceBlocks;
+    for (int64_t b = std::max<int64_t>(fast, 0); b < count; ++b) {
+      const uint32_t* codes = first + (slots[b] * groups + g) * kPartWords;
+      of_head[b] = kLowest;
+      for (int64_t i = 0; i < quad_count; ++i) {
+        const int64_t positions = PositionsIn(piece.begin + b, row.length);
+        of_head[b] = std::max(of_head[b], BlockScore(codes, positions, quads[g * quad_count + i]));
+      }
     }
-  }
-  for (int64_t b = 0; b < count; ++b) {
-    const bool forced = BlockIsForced(piece.begin + b, blocks);
-    keys[piece.begin + b] = forced ? kForcedKey : OrderedKey(best[b]);
+    for (int64_t b = 0; b < count; ++b) {
+      const bool forced = BlockIsForced(piece.begin + b, blocks);
+      keys[g * width + piece.begin + b] = forced ? kForcedKey : OrderedKey(of_head[b]);
+    }
   }
 }
 
@@ -130,21 +133,20 @@ void CpuOps::SelectBlocks(const SelectBlocksArgs& a) {
   const int64_t width = (a.slot_table.dim(1) + 63) / 64 * 64;
   assert(a.code.turn.dim(2) == kCodeDirections);
   auto* keys = team.scratch().Get<uint32_t>(0, rows * groups * width);
-  auto* pieces = team.scratch().Get<BlockPiece>(1, rows * groups * (width / kPieceBlocks + 1));
+  auto* pieces = team.scratch().Get<BlockPiece>(1, rows * (width / kPieceBlocks + 1));
   int64_t count = 0;
   for (int64_t s = 0; s < rows; ++s) {
     const int64_t blocks = BlocksOf(a.rows[s].length);
-    for (int64_t g = 0; g < groups; ++g) {
-      if (blocks == 0) a.out.block_count(s, g) = a.out.nan_heads(s, g) = 0;
-      for (int64_t b = 0; b < blocks; b += kPieceBlocks) {
-        pieces[count++] = {s, g, b, std::min(b + kPieceBlocks, blocks)};
-      }
+    for (int64_t g = 0; g < groups && blocks == 0; ++g) {
+      a.out.block_count(s, g) = a.out.nan_heads(s, g) = 0;
+    }
+    for (int64_t b = 0; b < blocks; b += kPieceBlocks) {
+      pieces[count++] = {s, b, std::min(b + kPieceBlocks, blocks)};
     }
   }
   team.ParallelFor(count, [&](int64_t i, Scratch& scratch) {
-    const BlockPiece& piece = pieces[i];
-    uint32_t* row_keys = keys + (piece.s * groups + piece.g) * width;
-    HWY_DYNAMIC_DISPATCH(ScoreBlocks)(a, piece, scratch, row_keys);
+    uint32_t* row_keys = keys + pieces[i].s * groups * width;
+    HWY_DYNAMIC_DISPATCH(ScoreBlocks)(a, pieces[i], scratch, row_keys, width);
   });
   team.ParallelFor(rows * groups, [&](int64_t i, Scratch& scratch) {
     const int64_t s = i / groups, g = i % groups;
