@@ -17,7 +17,7 @@ case "${1:-}" in
 esac
 
 deploy/install_packages.sh
-echo "building (about five minutes on two cores)"
+echo "building (about two minutes on two cores)"
 cmake --preset cpu -DASYNCTLS_TESTS=OFF -B build-quickstart >build-quickstart.log 2>&1 ||
   { tail -20 build-quickstart.log; exit 1; }
 cmake --build build-quickstart --target asynctls-server asynctls
