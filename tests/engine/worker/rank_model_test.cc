@@ -263,13 +263,12 @@ TEST_F(RankModelTest, DescribesTheModel) {
 
 // Two ranks, each on its own thread, given the same plans; log-probs within bf16 rounding of one
 // rank's, tokens equal (the demo model is sure of its answers).
-TEST(TensorParallelTest, TwoRanksEqualOne) {
-  const std::vector<Golden> goldens = LoadGoldens();
-  const Golden& golden = goldens[1];
+template <Ops B>
+void ExpectTwoRanksEqualOne(const Golden& golden) {
   v1::InitRequest request = InitFor(DemoModel());
   const auto run = [&](const v1::InitRequest& init, std::vector<std::vector<float>>& logits) {
-    const std::unique_ptr<RankModel<RefOps>> model = MakeModel(init);
-    RankDriver<RefOps> driver(*model);
+    const std::unique_ptr<RankModel<B>> model = MakeModel<B>(init);
+    RankDriver<B> driver(*model);
     driver.Start(0, Attend(v1::ATTENTION_MODE_EXACT, 4096, 4096));
     std::vector<uint32_t> tokens;
     v1::StepResult result = driver.Prompt(0, golden.prompt, 512);
@@ -309,6 +308,9 @@ TEST(TensorParallelTest, TwoRanksEqualOne) {
     }
   }
 }
+
+TEST(TensorParallelTest, TwoRanksEqualOne) { ExpectTwoRanksEqualOne<RefOps>(LoadGoldens()[1]); }
+TEST(TensorParallelTest, TwoCpuRanksEqualOne) { ExpectTwoRanksEqualOne<CpuOps>(LoadGoldens()[3]); }
 
 TEST(TensorParallelTest, RefusesImpossibleSplits) {
   v1::InitRequest request = InitFor(DemoModel());
