@@ -34,6 +34,9 @@ struct RequestUsage {
 struct TokenEvent {
   std::optional<uint32_t> token;  // a new token
   float log_prob = 0;
+  v1::TopIds top;  // where sampling.top_log_probs asks for it
+  // Log-probabilities of the next prompt tokens, where sampling.prompt_log_probs asks for them.
+  std::optional<v1::PromptTokens> prompt_log_probs;
   std::optional<uint32_t> prompt_tokens_done;  // prefill progress
   struct Finished {
     FinishReason reason;
@@ -54,6 +57,11 @@ struct Request {
   std::vector<uint32_t> stop_tokens;   // end tokens and stop ids
   uint32_t tail = 0;                   // last prompt tokens that go through the decode path
   std::string cache_salt;
+  int32_t priority = 0;  // higher is admitted first
+  // Not empty: the id of an earlier request with the same prompt and salt, submitted together with
+  // this one. This one waits until that one has read its prompt, or has ended, and then finds the
+  // prompt's blocks.
+  std::string follows;
   absl::Time deadline = absl::InfiniteFuture();
   // Called on the engine thread; must neither block nor call back into the engine.
   absl::AnyInvocable<void(const TokenEvent&)> on_event;
