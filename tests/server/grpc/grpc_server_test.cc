@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/grpc_server.h"
+#include "server/grpc/grpc_server.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -98,7 +98,7 @@ TEST(StartTest, ATakenPortIsRefused) {
   TestServer server;
   TestServer::Options options = TestServer::Defaults();
   v1::ServerConfig config = options.config;
-  config.set_listen(absl::StrCat("127.0.0.1:", server.server().port()));
+  config.set_listen(absl::StrCat("127.0.0.1:", server.server().grpc_port()));
   prometheus::Registry registry;
   Metrics metrics(registry);
   InferenceService service({}, server.engine(), server.tokenizer(), metrics);
