@@ -78,7 +78,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
   absl::StatusOr<std::shared_ptr<TokenStream>> stream = Admit(*context, *request, id);
   if (stream.ok()) return stream->get();
   LogRefused(id, stream.status());
-  metrics_.CountRejected();
+  metrics_.CountRejected(stream.status());
   return new RefusedCall(stream.status());
 }
 
@@ -139,14 +139,15 @@ absl::Status InferenceService::Submit(const v1::GenerateRequest& request,
                                       Request resolved,
                                       const std::shared_ptr<TokenStream>& stream) {
   if (stream->client_gone()) {
-    metrics_.CountRejected();
-    return absl::CancelledError("the client left before its prompt was read");
+    const absl::Status left = absl::CancelledError("the client left before its prompt was read");
+    metrics_.CountRejected(left);
+    return left;
   }
   absl::StatusOr<std::vector<uint32_t>> ids = PromptIds(request);
   absl::Status prompt = ids.status();
   if (prompt.ok()) prompt = ResolvePrompt(request, options_.limits, *std::move(ids), resolved);
   if (!prompt.ok()) {
-    metrics_.CountRejected();
+    metrics_.CountRejected(prompt);
     return prompt;
   }
   if (!request.sampling().has_seed()) resolved.sampling.set_seed(RandomSeed());
