@@ -71,6 +71,7 @@ const std::vector<Part>& Parts() {
        {"engine/base/",
         "engine/metrics/",
         "engine/scheduler/request.h",
+        "engine/scheduler/request_status.h",
         "engine/scheduler/scheduler.h",
         "engine/text/",
         "engine/worker/worker",
