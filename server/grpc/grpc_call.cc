@@ -4,6 +4,8 @@
 #include <chrono>
 #include <string>
 
+#include "grpcpp/server_context.h"
+
 namespace asynctls {
 
 CallInfo CallInfoFrom(const grpc::CallbackServerContext& context, Protocol protocol) {
