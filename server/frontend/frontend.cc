@@ -148,10 +148,24 @@ void Frontend::Generate(RequestPtr request,
                              : request->request_id();
   metrics_.requests_by(call.protocol).Increment();
   const absl::Status admitted = Admit(request, id, call, writer);
-  if (admitted.ok()) return;
-  metrics_.CountRejected(admitted);
-  LogRefused(id, call, admitted);
-  writer->Finish(admitted);
+  if (!admitted.ok()) Reject(id, call, admitted, *writer);
+}
+
+void Frontend::Refuse(const std::string& id,
+                      const CallInfo& call,
+                      const absl::Status& why,
+                      ResponseWriter& writer) {
+  metrics_.requests_by(call.protocol).Increment();
+  Reject(id, call, why, writer);
+}
+
+void Frontend::Reject(const std::string& id,
+                      const CallInfo& call,
+                      const absl::Status& why,
+                      ResponseWriter& writer) {
+  metrics_.CountRejected(why);
+  LogRefused(id, call, why);
+  writer.Finish(why);
 }
 
 absl::Status Frontend::Admit(const RequestPtr& request,

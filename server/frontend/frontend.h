@@ -62,6 +62,11 @@ class Frontend {
   void Generate(std::shared_ptr<const v1::GenerateRequest> request,
                 const CallInfo& call,
                 const std::shared_ptr<ResponseWriter>& writer);
+  // The same for a request that its protocol could not even translate: counted, logged, finished.
+  void Refuse(const std::string& id,
+              const CallInfo& call,
+              const absl::Status& why,
+              ResponseWriter& writer);
   // Ends requests by id; unknown ids are ignored. Any thread.
   void Abort(const std::string& id);
 
@@ -85,6 +90,10 @@ class Frontend {
   // Requires: mu_ held.
   QueueLoad Queue(const Serving& serving, const Engine::Snapshot& engine) const;
 
+  void Reject(const std::string& id,
+              const CallInfo& call,
+              const absl::Status& why,
+              ResponseWriter& writer);
   // Everything that needs no token ids, then hands over to the encode pool.
   absl::Status Admit(const RequestPtr& request,
                      const std::string& id,

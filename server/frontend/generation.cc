@@ -178,6 +178,7 @@ void Generation::TakePromptTokens(const v1::PromptTokens& tokens) {
   for (int at = 0; at < tokens.log_probs_size(); at += kMaxPromptTokens) {
     v1::PromptLogProbs& out = *outbox_.emplace_back().mutable_prompt_log_probs();
     out.set_start(tokens.start() + at);
+    if (out.start() == 1) out.set_first_token_id(prompt_[0]);
     const int end = std::min(tokens.log_probs_size(), at + kMaxPromptTokens);
     for (int i = at; i < end; ++i) {
       out.add_token_ids(prompt_[tokens.start() + i]);
