@@ -9,7 +9,9 @@
 namespace asynctls {
 
 Server::Server(const v1::ServerConfig& config, Metrics& metrics)
-    : frontend_(metrics), health_(frontend_, absl::Seconds(config.stall_seconds())) {}
+    : frontend_(metrics),
+      health_(frontend_, absl::Seconds(config.stall_seconds())),
+      vllm_service_(frontend_, health_, config.model()) {}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const v1::ServerConfig& config,
@@ -21,7 +23,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     if (!listener.ok()) return listener.status();
     server->metrics_listener_ = *std::move(listener);
   }
-  auto grpc = GrpcServer::Start(config, {&server->native_service_});
+  auto grpc = GrpcServer::Start(
+      config, {&server->native_service_, &server->vllm_service_, &server->kserve_service_});
   if (!grpc.ok()) return grpc.status();
   server->grpc_ = *std::move(grpc);
   server->UpdateHealth();

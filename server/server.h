@@ -15,7 +15,9 @@
 #include "server/frontend/frontend.h"
 #include "server/frontend/health.h"
 #include "server/grpc/grpc_server.h"
+#include "server/grpc/kserve_service.h"
 #include "server/grpc/native_service.h"
+#include "server/grpc/vllm_service.h"
 #include "server/metrics_listener.h"
 
 namespace asynctls {
@@ -48,6 +50,8 @@ class Server {
   Frontend frontend_;
   HealthMonitor health_;
   NativeService native_service_{frontend_};
+  VllmService vllm_service_;
+  KserveService kserve_service_{frontend_, health_};
   std::unique_ptr<MetricsListener> metrics_listener_;
   std::unique_ptr<GrpcServer> grpc_;  // ends before what it serves
 };

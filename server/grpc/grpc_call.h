@@ -6,6 +6,8 @@
 #include <memory>
 #include <utility>
 
+#include "absl/status/statusor.h"
+#include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/frontend/call_info.h"
 #include "server/frontend/generation.h"
@@ -15,6 +17,17 @@
 namespace asynctls {
 
 CallInfo CallInfoFrom(const grpc::CallbackServerContext& context, Protocol protocol);
+
+// Answers a unary call with what there is now.
+template <class Response>
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
+                                 absl::StatusOr<Response> result,
+                                 Response* response) {
+  if (result.ok()) *response = *std::move(result);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(result.status()));
+  return reactor;
+}
 
 // Held by gRPC until OnDone and by its generation until Finish. To be made with make_shared and
 // told so with Hold.
@@ -29,7 +42,7 @@ class StreamingCall : public grpc::ServerWriteReactor<Response>, public Response
     return false;
   }
   void Finish(const absl::Status& status) final {
-    grpc::ServerWriteReactor<Response>::Finish(ToGrpcStatus(status));
+    grpc::ServerWriteReactor<Response>::Finish(ToGrpcStatus(Renamed(status)));
   }
 
   void OnWriteDone(bool ok) override { generation()->WriteDone(ok); }
@@ -41,6 +54,8 @@ class StreamingCall : public grpc::ServerWriteReactor<Response>, public Response
  protected:
   // Fills `out`, which may hold the message before; false: nothing is to be written for `response`.
   virtual bool Convert(v1::GenerateResponse& response, Response& out) = 0;
+  // An error of the front end with the field names of the protocol.
+  virtual absl::Status Renamed(const absl::Status& status) const { return status; }
 
  private:
   Response response_;  // the write in flight

@@ -19,7 +19,10 @@ constexpr std::chrono::seconds kFlush(5);
 constexpr int kOtherCalls = 64;
 // Of one call's headers together; gRPC ends larger ones with RESOURCE_EXHAUSTED.
 constexpr int kMaxMetadataBytes = 16 << 10;
-constexpr const char* kReadinessNames[] = {"readiness", "asynctls.v1.GenerationService"};
+constexpr const char* kReadinessNames[] = {"readiness",
+                                           "asynctls.v1.GenerationService",
+                                           "vllm.grpc.engine.VllmEngine",
+                                           "inference.GRPCInferenceService"};
 
 // Clients ping a quiet connection (long prefill) every 30 s; gRPC's default answers the second
 // such ping with GOAWAY.

@@ -18,18 +18,7 @@ class GenerateCall final : public StreamingCall<v1::GenerateResponse> {
   }
 };
 
-// Answers a unary call with what there is now.
-template <class Response>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                 absl::StatusOr<Response> result,
-                                 Response* response) {
-  if (result.ok()) *response = *std::move(result);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(result.status()));
-  return reactor;
-}
-
-// Answers it later.
+// Answers a unary call later.
 template <class Response>
 auto AnswerLater(grpc::ServerUnaryReactor* reactor, Response* response) {
   return [reactor, response](absl::StatusOr<Response> result) {

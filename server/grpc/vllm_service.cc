@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/grpc/vllm_service.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/base/json.h"
+#include "server/grpc/grpc_call.h"
+#include "server/grpc/vllm_reply.h"
+#include "server/grpc/vllm_request.h"
+
+namespace asynctls {
+namespace {
+
+namespace vllm_pb = ::vllm::grpc::engine;
+
+// The one server type that gateways know for this protocol.
+constexpr char kServerType[] = "vllm-grpc";
+constexpr size_t kTokenizerChunkBytes = 64 << 10;
+
+class GenerateCall final : public StreamingCall<vllm_pb::GenerateResponse> {
+ public:
+  GenerateCall(const v1::GenerateRequest& request, bool stream) : reply_(request, stream) {}
+
+ protected:
+  bool Convert(v1::GenerateResponse& response, vllm_pb::GenerateResponse& out) override {
+    return reply_.Take(response, out);
+  }
+  absl::Status Renamed(const absl::Status& status) const override { return ToVllmError(status); }
+
+ private:
+  VllmReply reply_;
+};
+
+// Writes an archive, which outlives the call, in pieces.
+class TokenizerCall final : public grpc::ServerWriteReactor<smg::grpc::common::GetTokenizerChunk> {
+ public:
+  explicit TokenizerCall(const absl::StatusOr<const TokenizerArchive::Content*>& content) {
+    if (!content.ok()) {
+      Finish(ToGrpcStatus(content.status()));
+      return;
+    }
+    content_ = *content;
+    Next();
+  }
+  void OnWriteDone(bool ok) override {
+    if (!ok) {
+      Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone"));
+    } else if (at_ == content_->zip.size()) {
+      Finish(grpc::Status::OK);
+    } else {
+      Next();
+    }
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void Next() {
+    const size_t size = std::min(kTokenizerChunkBytes, content_->zip.size() - at_);
+    chunk_.set_data(content_->zip.substr(at_, size));
+    at_ += size;
+    if (at_ == content_->zip.size()) chunk_.set_sha256(content_->sha256);
+    StartWrite(&chunk_);
+  }
+
+  const TokenizerArchive::Content* content_ = nullptr;
+  size_t at_ = 0;
+  smg::grpc::common::GetTokenizerChunk chunk_;
+};
+
+template <class Response>
+class RefusedStream final : public grpc::ServerWriteReactor<Response> {
+ public:
+  explicit RefusedStream(const grpc::Status& status) { this->Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+int32_t ToInt32(uint64_t value) {
+  return static_cast<int32_t>(std::min<uint64_t>(value, INT32_MAX));
+}
+
+// What generation_config.json says of sampling, as far as the request has it too.
+std::string SamplingDefaults(const v1::ModelInfo& model) {
+  Json json = Json::object();
+  const bool greedy = model.has_do_sample() && !model.do_sample();
+  if (greedy) json["temperature"] = 0;
+  if (!greedy && model.has_temperature()) json["temperature"] = model.temperature();
+  if (model.has_top_p()) json["top_p"] = model.top_p();
+  if (model.has_top_k()) json["top_k"] = model.top_k();
+  return json.empty() ? "" : json.dump();
+}
+
+// config.json's model_type of the architectures that are served.
+std::string ModelType(const std::string& architecture) {
+  return architecture == "Qwen3ForCausalLM" ? "qwen3" : architecture;
+}
+
+}  // namespace
+
+VllmService::VllmService(Frontend& frontend, const HealthMonitor& health, std::string model_dir)
+    : frontend_(frontend),
+      health_(health),
+      model_dir_(std::move(model_dir)),
+      started_(absl::Now()),
+      archive_(model_dir_) {}
+
+grpc::ServerWriteReactor<vllm_pb::GenerateResponse>* VllmService::Generate(
+    grpc::CallbackServerContext* context, const vllm_pb::GenerateRequest* request) {
+  received_micros_ = absl::ToUnixMicros(absl::Now());
+  const CallInfo info = CallInfoFrom(*context, Protocol::kVllm);
+  absl::StatusOr<v1::GenerateRequest> native = FromVllmRequest(*request);
+  const auto call = std::make_shared<GenerateCall>(
+      native.ok() ? *native : v1::GenerateRequest::default_instance(), request->stream());
+  call->Hold(call);
+  if (native.ok()) {
+    frontend_.Generate(std::make_shared<const v1::GenerateRequest>(*std::move(native)), info, call);
+  } else {
+    frontend_.Refuse(request->request_id(), info, native.status(), *call);
+  }
+  return call.get();
+}
+
+grpc::ServerUnaryReactor* VllmService::Embed(grpc::CallbackServerContext* context,
+                                             const vllm_pb::EmbedRequest*,
+                                             vllm_pb::EmbedResponse* response) {
+  return Answer<vllm_pb::EmbedResponse>(
+      context, absl::UnimplementedError("Embed: this server generates text only"), response);
+}
+
+grpc::ServerUnaryReactor* VllmService::HealthCheck(grpc::CallbackServerContext* context,
+                                                   const vllm_pb::HealthCheckRequest*,
+                                                   vllm_pb::HealthCheckResponse* response) {
+  const Health health = health_.health();
+  vllm_pb::HealthCheckResponse out;
+  out.set_healthy(health.ready);
+  out.set_message(health.ready ? "ready" : health.reason);
+  return Answer<vllm_pb::HealthCheckResponse>(context, std::move(out), response);
+}
+
+grpc::ServerUnaryReactor* VllmService::Abort(grpc::CallbackServerContext* context,
+                                             const vllm_pb::AbortRequest* request,
+                                             vllm_pb::AbortResponse* response) {
+  for (const std::string& id : request->request_ids()) frontend_.Abort(id);
+  return Answer<vllm_pb::AbortResponse>(context, vllm_pb::AbortResponse(), response);
+}
+
+grpc::ServerUnaryReactor* VllmService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                    const vllm_pb::GetModelInfoRequest*,
+                                                    vllm_pb::GetModelInfoResponse* response) {
+  return Answer(context, ModelInfo(), response);
+}
+
+grpc::ServerUnaryReactor* VllmService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                     const vllm_pb::GetServerInfoRequest*,
+                                                     vllm_pb::GetServerInfoResponse* response) {
+  return Answer(context, ServerInfo(), response);
+}
+
+grpc::ServerUnaryReactor* VllmService::GetLoads(grpc::CallbackServerContext* context,
+                                                const vllm_pb::GetLoadsRequest* request,
+                                                vllm_pb::GetLoadsResponse* response) {
+  return Answer(context, Loads(*request), response);
+}
+
+grpc::ServerWriteReactor<smg::grpc::common::GetTokenizerChunk>* VllmService::GetTokenizer(
+    grpc::CallbackServerContext*, const smg::grpc::common::GetTokenizerRequest*) {
+  return new TokenizerCall(archive_.Get());
+}
+
+grpc::ServerWriteReactor<smg::grpc::common::KvEventBatch>* VllmService::SubscribeKvEvents(
+    grpc::CallbackServerContext*, const smg::grpc::common::SubscribeKvEventsRequest*) {
+  return new RefusedStream<smg::grpc::common::KvEventBatch>(
+      grpc::Status(grpc::StatusCode::UNIMPLEMENTED,
+                   "SubscribeKvEvents: this server publishes no KV cache events"));
+}
+
+absl::StatusOr<vllm_pb::GetModelInfoResponse> VllmService::ModelInfo() const {
+  const absl::StatusOr<v1::GetModelInfoResponse> info = frontend_.ModelInfo();
+  if (!info.ok()) return info.status();
+  const v1::ModelInfo& model = info->model();
+  vllm_pb::GetModelInfoResponse out;
+  out.set_model_path(model_dir_);
+  out.set_tokenizer_path(model_dir_);
+  out.set_is_generation(true);
+  out.set_max_context_length(info->max_prompt_tokens() + 1);
+  out.set_max_req_input_len(ToInt32(info->max_prompt_tokens()));
+  out.set_vocab_size(model.vocab_size());
+  out.set_served_model_name(model.name());
+  out.set_model_type(ModelType(model.architecture()));
+  out.add_architectures(model.architecture());
+  for (uint32_t id : model.eos_token_ids()) out.add_eos_token_ids(ToInt32(id));
+  out.set_default_sampling_params_json(SamplingDefaults(model));
+  return out;
+}
+
+absl::StatusOr<vllm_pb::GetServerInfoResponse> VllmService::ServerInfo() const {
+  const absl::StatusOr<v1::GetModelInfoResponse> info = frontend_.ModelInfo();
+  const absl::StatusOr<v1::GetLoadResponse> load = frontend_.Load();
+  if (!info.ok()) return info.status();
+  if (!load.ok()) return load.status();
+  vllm_pb::GetServerInfoResponse out;
+  out.set_active_requests(load->running_requests() + load->waiting_requests());
+  out.set_last_receive_timestamp(static_cast<double>(received_micros_) * 1e-6);
+  out.set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+  out.set_server_type(kServerType);
+  out.set_data_parallel_size(1);
+  out.set_block_size(ToInt32(info->block_positions()));
+  out.set_max_num_seqs(ToInt32(load->max_running_requests()));
+  return out;
+}
+
+absl::StatusOr<vllm_pb::GetLoadsResponse> VllmService::Loads(
+    const vllm_pb::GetLoadsRequest& request) const {
+  const absl::StatusOr<v1::GetLoadResponse> load = frontend_.Load();
+  if (!load.ok()) return load.status();
+  vllm_pb::GetLoadsResponse out;
+  out.set_timestamp(absl::FormatTime(absl::RFC3339_full, absl::Now(), absl::UTCTimeZone()));
+  out.set_version(ServerVersion());
+  out.set_dp_rank_count(1);
+  if (request.has_dp_rank() && request.dp_rank() != 0) return out;  // no such rank
+  vllm_pb::SchedulerLoad& rank = *out.add_loads();
+  rank.set_num_running_reqs(ToInt32(load->running_requests()));
+  rank.set_num_waiting_reqs(ToInt32(load->waiting_requests()));
+  rank.set_num_total_reqs(ToInt32(load->running_requests() + load->waiting_requests()));
+  rank.set_max_running_requests(ToInt32(load->max_running_requests()));
+  // What is promised counts: it is what new requests cannot have.
+  const uint64_t used = load->kv_tokens_used() + load->kv_tokens_reserved();
+  rank.set_num_used_tokens(ToInt32(used));
+  rank.set_max_total_num_tokens(ToInt32(load->kv_tokens_total()));
+  if (load->kv_tokens_total() > 0) {
+    rank.set_token_usage(static_cast<double>(used) / static_cast<double>(load->kv_tokens_total()));
+  }
+  if (load->max_running_requests() > 0) {
+    rank.set_utilization(static_cast<double>(load->running_requests()) /
+                         load->max_running_requests());
+  }
+  rank.set_gen_throughput(load->generation_tokens_per_second());
+  rank.set_cache_hit_rate(load->prefix_cache_hit_ratio());
+  return out;
+}
+
+}  // namespace asynctls
