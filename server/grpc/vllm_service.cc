@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/base/json.h"
@@ -83,13 +84,19 @@ int32_t ToInt32(uint64_t value) {
   return static_cast<int32_t>(std::min<uint64_t>(value, INT32_MAX));
 }
 
+// Without the digits that only a float's conversion to double adds.
+Json ShortNumber(float value) {
+  double number = value;
+  return absl::SimpleAtod(absl::StrCat(value), &number) ? number : value;
+}
+
 // What generation_config.json says of sampling, as far as the request has it too.
 std::string SamplingDefaults(const v1::ModelInfo& model) {
   Json json = Json::object();
   const bool greedy = model.has_do_sample() && !model.do_sample();
   if (greedy) json["temperature"] = 0;
-  if (!greedy && model.has_temperature()) json["temperature"] = model.temperature();
-  if (model.has_top_p()) json["top_p"] = model.top_p();
+  if (!greedy && model.has_temperature()) json["temperature"] = ShortNumber(model.temperature());
+  if (model.has_top_p()) json["top_p"] = ShortNumber(model.top_p());
   if (model.has_top_k()) json["top_k"] = model.top_k();
   return json.empty() ? "" : json.dump();
 }
