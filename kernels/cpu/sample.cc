@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sampling, one row per thread. The weights of all ids come from vectors; ranking is only done as
-// far as top_k and top_p ask for it.
+// far as top_k and top_p ask for it. Rows with penalties or edits work on a copy of their logits.
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstring>
 #include <numeric>
 
 #include "kernels/cpu/state.h"
@@ -11,58 +11,18 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/sample.cc"
-#include <hwy/foreach_target.h>
+#include "hwy/foreach_target.h"
 // After foreach_target.h.
-#include <hwy/contrib/math/math-inl.h>
-#include <hwy/highway.h>
+#include "hwy/highway.h"
+#include "kernels/cpu/softmax_sum-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace asynctls::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
-// The largest logit, -inf if there is none; NaN is passed over.
-float LargestLogit(const float* logits, int64_t n) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  auto top = lowest;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto x = hn::LoadU(d, logits + i);
-    top = hn::Max(top, hn::IfThenElse(hn::IsNaN(x), lowest, x));
-  }
-  float largest = hn::GetLane(hn::MaxOfLanes(d, top));
-  for (; i < n; ++i) largest = logits[i] > largest ? logits[i] : largest;
-  return largest;
-}
-
-// Sum of exp((logits[i] - largest) * inverse_temperature), NaN giving 0; each is written to
-// `weights` unless that is null.
-double Weigh(
+float SampleLargest(const float* logits, int64_t n) { return LargestLogit(logits, n); }
+double SampleWeigh(
     const float* logits, int64_t n, float largest, float inverse_temperature, float* weights) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto top = hn::Set(d, largest);
-  const auto factor = hn::Set(d, inverse_temperature);
-  double total = 0;
-  int64_t i = 0;
-  while (i + lanes <= n) {
-    auto sum = hn::Zero(d);
-    for (int k = 0; k < 64 && i + lanes <= n; ++k, i += lanes) {
-      const auto x = hn::Mul(hn::Sub(hn::LoadU(d, logits + i), top), factor);
-      const auto weight = hn::IfThenZeroElse(hn::IsNaN(x), hn::Exp(d, x));
-      if (weights != nullptr) hn::StoreU(weight, d, weights + i);
-      sum = hn::Add(sum, weight);
-    }
-    total += hn::GetLane(hn::SumOfLanes(d, sum));
-  }
-  for (; i < n; ++i) {
-    const float x = (logits[i] - largest) * inverse_temperature;
-    const float weight = std::isnan(x) ? 0.0f : std::exp(x);
-    if (weights != nullptr) weights[i] = weight;
-    total += weight;
-  }
-  return total;
+  return Weigh(logits, n, largest, inverse_temperature, weights);
 }
 
 }  // namespace asynctls::HWY_NAMESPACE
@@ -72,8 +32,57 @@ HWY_AFTER_NAMESPACE();
 namespace asynctls {
 namespace {
 
-HWY_EXPORT(LargestLogit);
-HWY_EXPORT(Weigh);
+HWY_EXPORT(SampleLargest);
+HWY_EXPORT(SampleWeigh);
+
+void Penalise(const SampleRow& row, bool in_prompt, uint16_t count, float& logit) {
+  if (row.repetition != 1 && (in_prompt || count > 0)) {
+    logit = logit > 0 ? logit / row.repetition : logit * row.repetition;
+  }
+  if (count > 0) {
+    logit -= row.frequency * count;
+    logit -= row.presence;
+  }
+}
+
+// Nearly all ids are in neither part of the history: 32 at a time are passed over.
+void PenaliseSeen(const SampleRow& row,
+                  const uint16_t* generated,
+                  const uint32_t* prompt,
+                  int64_t vocab,
+                  float* logits) {
+  const bool by_prompt = row.repetition != 1;
+  for (int64_t first = 0; first < vocab; first += 32) {
+    const int64_t n = std::min<int64_t>(32, vocab - first);
+    const uint32_t marked = by_prompt ? prompt[first / 32] : 0;
+    uint64_t counts[8] = {};
+    std::memcpy(counts, generated + first, static_cast<size_t>(n) * sizeof(uint16_t));
+    uint64_t any = 0;
+    for (const uint64_t four : counts) any |= four;
+    if (any == 0 && marked == 0) continue;
+    for (int64_t i = 0; i < n; ++i) {
+      Penalise(row, marked >> i & 1, generated[first + i], logits[first + i]);
+    }
+  }
+}
+
+// What the row's token is chosen from.
+const float* AdjustedLogits(const SampleArgs& a, int64_t s, Scratch& scratch) {
+  const SampleRow& row = a.rows[s];
+  const float* raw = a.logits[s].data;
+  if (!row.penalised() && row.edit_count == 0) return raw;
+  float* logits = scratch.Get<float>(2, a.vocab);
+  std::copy_n(raw, a.vocab, logits);
+  if (row.penalised()) {
+    PenaliseSeen(
+        row, a.history.generated[row.lane].data, a.history.prompt[row.lane].data, a.vocab, logits);
+  }
+  for (int32_t e = row.edit_begin; e < row.edit_begin + row.edit_count; ++e) {
+    const LogitEdit& edit = a.edits(row.lane, e);
+    if (edit.id < a.vocab) logits[edit.id] += edit.add;
+  }
+  return logits;
+}
 
 // Ranks the ids, largest logit first and ties to the lower id, as far as the cuts need: the best
 // top_k, of these the smallest prefix that reaches top_p. Returns how many are kept; they come
@@ -119,7 +128,8 @@ int64_t Cut(const float* logits,
   return kept;
 }
 
-// Inverse CDF over the kept ids (all of [0, n) where `ids` is null) in their order.
+// Inverse CDF over the kept ids (all of [0, n) where `ids` is null) in their order; -1 where none
+// has weight.
 int32_t Draw(const float* weights, const SampleRow& row, const int32_t* ids, int64_t n) {
   const auto id = [&](int64_t i) { return ids == nullptr ? static_cast<int32_t>(i) : ids[i]; };
   const auto weight = [&](int64_t i) {
@@ -130,7 +140,7 @@ int32_t Draw(const float* weights, const SampleRow& row, const int32_t* ids, int
   for (int64_t i = 0; i < n; ++i) total += weight(i);
   const double target = SampleUniform(row.seed, row.index, row.position) * total;
   double reached = 0;
-  int32_t last = id(0);
+  int32_t last = -1;
   for (int64_t i = 0; i < n; ++i) {
     if (weight(i) == 0) continue;
     last = id(i);
@@ -140,20 +150,31 @@ int32_t Draw(const float* weights, const SampleRow& row, const int32_t* ids, int
   return last;
 }
 
-int32_t SampleToken(
-    const float* logits, int64_t vocab, const SampleRow& row, float largest, Scratch& scratch) {
-  if (row.temperature == 0) {
-    const float* at = std::find(logits, logits + vocab, largest);
-    return at == logits + vocab ? 0 : static_cast<int32_t>(at - logits);
-  }
+int32_t Greedy(const float* logits, int64_t vocab, float largest) {
+  const float* at = std::find(logits, logits + vocab, largest);
+  return at == logits + vocab ? 0 : static_cast<int32_t>(at - logits);
+}
+
+int32_t SampleToken(const float* logits, int64_t vocab, const SampleRow& row, Scratch& scratch) {
+  const float largest = HWY_DYNAMIC_DISPATCH(SampleLargest)(logits, vocab);
+  if (row.temperature == 0) return Greedy(logits, vocab, largest);
   float* weights = scratch.Get<float>(0, vocab);
   const double total =
-      HWY_DYNAMIC_DISPATCH(Weigh)(logits, vocab, largest, 1.0f / row.temperature, weights);
-  if (row.top_k <= 0 && row.top_p >= 1) return Draw(weights, row, nullptr, vocab);
-  int32_t* ids = scratch.Get<int32_t>(1, vocab);
-  const int64_t kept = Cut(logits, weights, row, vocab, total, ids);
-  std::sort(ids, ids + kept);
-  return Draw(weights, row, ids, kept);
+      HWY_DYNAMIC_DISPATCH(SampleWeigh)(logits, vocab, largest, 1.0f / row.temperature, weights);
+  int32_t* ids = nullptr;
+  int64_t kept = vocab;
+  if (row.top_k > 0 || row.top_p < 1) {
+    ids = scratch.Get<int32_t>(1, vocab);
+    kept = Cut(logits, weights, row, vocab, total, ids);
+    std::sort(ids, ids + kept);
+  }
+  const int32_t drawn = Draw(weights, row, ids, kept);
+  return drawn >= 0 ? drawn : Greedy(logits, vocab, largest);
+}
+
+void CountToken(const TokenHistory& history, const SampleRow& row, int32_t token) {
+  uint16_t& count = history.generated(row.lane, token);
+  if (count < UINT16_MAX) ++count;
 }
 
 }  // namespace
@@ -161,13 +182,14 @@ int32_t SampleToken(
 void CpuOps::Sample(const SampleArgs& a) {
   state_->team.ParallelFor(a.rows.dim(0), [&](int64_t s, Scratch& scratch) {
     const SampleRow& row = a.rows[s];
-    const float* logits = a.logits[s].data;
-    const float largest = HWY_DYNAMIC_DISPATCH(LargestLogit)(logits, a.vocab);
-    const int32_t token = SampleToken(logits, a.vocab, row, largest, scratch);
-    const double total = HWY_DYNAMIC_DISPATCH(Weigh)(logits, a.vocab, largest, 1.0f, nullptr);
+    const float* raw = a.logits[s].data;
+    const int32_t token = SampleToken(AdjustedLogits(a, s, scratch), a.vocab, row, scratch);
+    const float largest = HWY_DYNAMIC_DISPATCH(SampleLargest)(raw, a.vocab);
+    const double total = HWY_DYNAMIC_DISPATCH(SampleWeigh)(raw, a.vocab, largest, 1.0f, nullptr);
     a.token[s] = token;
-    a.log_prob[s] = static_cast<float>(logits[token] - largest - std::log(total));
+    a.log_prob[s] = static_cast<float>(raw[token] - largest - std::log(total));
     a.last_token[row.lane] = token;
+    if (row.penalised()) CountToken(a.history, row, token);
   });
 }
 
