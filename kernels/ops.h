@@ -319,7 +319,7 @@ struct StartHistoryArgs {
   TokenHistory history;
 };
 
-// Added to the logit of an id; NaN bans the id.
+// Added to the logit of an id >= 0; NaN bans the id.
 struct LogitEdit {
   int32_t id;
   float add;

@@ -72,7 +72,7 @@ class TestServer {
     std::vector<std::unique_ptr<Worker>> workers;
     workers.push_back(std::make_unique<FakeWorker>(options.fake));
     auto group = std::make_unique<WorkerGroup>(std::move(workers));
-    auto init = group->Init(InitRequestFrom(options.config, 2, "", {}));
+    auto init = group->Init(InitRequestFrom(options.config, 2, "", {}, tokenizer_->vocab_size()));
     ASYNCTLS_CHECK(init.ok());
     init->mutable_model()->MergeFrom(options.model);
     SchedulerConfig scheduler = SchedulerConfigFrom(options.config, *init);
