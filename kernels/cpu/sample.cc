@@ -18,22 +18,13 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace asynctls::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
 float SampleLargest(const float* logits, int64_t n) { return LargestLogit(logits, n); }
 double SampleWeigh(
     const float* logits, int64_t n, float largest, float inverse_temperature, float* weights) {
   return Weigh(logits, n, largest, inverse_temperature, weights);
 }
-
-}  // namespace asynctls::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace asynctls {
-namespace {
-
-HWY_EXPORT(SampleLargest);
-HWY_EXPORT(SampleWeigh);
 
 void Penalise(const SampleRow& row, bool in_prompt, uint16_t count, float& logit) {
   if (row.repetition != 1 && (in_prompt || count > 0)) {
@@ -45,26 +36,62 @@ void Penalise(const SampleRow& row, bool in_prompt, uint16_t count, float& logit
   }
 }
 
-// Nearly all ids are in neither part of the history: 32 at a time are passed over.
+// Of 32 ids. What an id does not get is taken as 0, or as a factor of 1, which changes nothing.
+void Penalise32(const SampleRow& row, uint32_t marked, const uint16_t* counts, float* logits) {
+  const hn::CappedTag<float, 32> d;
+  const hn::Rebind<uint16_t, decltype(d)> d16;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const auto lanes = static_cast<int>(hn::Lanes(d));
+  const auto zero = hn::Zero(d), one = hn::Set(d, 1.0f);
+  for (int i = 0; i < 32; i += lanes) {
+    const auto bit = hn::And(hn::Set(du, marked >> i), hn::Shl(hn::Set(du, 1u), hn::Iota(du, 0)));
+    const auto in_prompt = hn::Ne(bit, hn::Zero(du));
+    const auto count = hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d16, counts + i)));
+    const auto generated = hn::Gt(count, zero);
+    const auto seen = hn::Or(hn::RebindMask(d, in_prompt), generated);
+    const auto factor = hn::IfThenElse(seen, hn::Set(d, row.repetition), one);
+    const auto logit = hn::LoadU(d, logits + i);
+    const auto repeated =
+        hn::IfThenElse(hn::Gt(logit, zero), hn::Div(logit, factor), hn::Mul(logit, factor));
+    const auto frequent = hn::Sub(repeated, hn::Mul(hn::Set(d, row.frequency), count));
+    hn::StoreU(
+        hn::Sub(frequent, hn::IfThenElseZero(generated, hn::Set(d, row.presence))), d, logits + i);
+  }
+}
+
+// Many ids are in neither part of the history: 32 at a time are passed over.
 void PenaliseSeen(const SampleRow& row,
                   const uint16_t* generated,
                   const uint32_t* prompt,
                   int64_t vocab,
                   float* logits) {
   const bool by_prompt = row.repetition != 1;
-  for (int64_t first = 0; first < vocab; first += 32) {
-    const int64_t n = std::min<int64_t>(32, vocab - first);
+  int64_t first = 0;
+  for (; first + 32 <= vocab; first += 32) {
     const uint32_t marked = by_prompt ? prompt[first / 32] : 0;
-    uint64_t counts[8] = {};
-    std::memcpy(counts, generated + first, static_cast<size_t>(n) * sizeof(uint16_t));
-    uint64_t any = 0;
+    uint64_t counts[8];
+    std::memcpy(counts, generated + first, sizeof(counts));
+    uint64_t any = marked;
     for (const uint64_t four : counts) any |= four;
-    if (any == 0 && marked == 0) continue;
-    for (int64_t i = 0; i < n; ++i) {
-      Penalise(row, marked >> i & 1, generated[first + i], logits[first + i]);
-    }
+    if (any != 0) Penalise32(row, marked, generated + first, logits + first);
+  }
+  for (int64_t id = first; id < vocab; ++id) {
+    const bool marked = by_prompt && (prompt[id / 32] >> id % 32 & 1);
+    Penalise(row, marked, generated[id], logits[id]);
   }
 }
+
+}  // namespace asynctls::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace asynctls {
+namespace {
+
+HWY_EXPORT(SampleLargest);
+HWY_EXPORT(SampleWeigh);
+HWY_EXPORT(PenaliseSeen);
 
 // What the row's token is chosen from.
 const float* AdjustedLogits(const SampleArgs& a, int64_t s, Scratch& scratch) {
@@ -74,8 +101,8 @@ const float* AdjustedLogits(const SampleArgs& a, int64_t s, Scratch& scratch) {
   float* logits = scratch.Get<float>(2, a.vocab);
   std::copy_n(raw, a.vocab, logits);
   if (row.penalised()) {
-    PenaliseSeen(
-        row, a.history.generated[row.lane].data, a.history.prompt[row.lane].data, a.vocab, logits);
+    HWY_DYNAMIC_DISPATCH(PenaliseSeen)
+    (row, a.history.generated[row.lane].data, a.history.prompt[row.lane].data, a.vocab, logits);
   }
   for (int32_t e = row.edit_begin; e < row.edit_begin + row.edit_count; ++e) {
     const LogitEdit& edit = a.edits(row.lane, e);
@@ -155,8 +182,8 @@ int32_t Greedy(const float* logits, int64_t vocab, float largest) {
   return at == logits + vocab ? 0 : static_cast<int32_t>(at - logits);
 }
 
-int32_t SampleToken(const float* logits, int64_t vocab, const SampleRow& row, Scratch& scratch) {
-  const float largest = HWY_DYNAMIC_DISPATCH(SampleLargest)(logits, vocab);
+int32_t SampleToken(
+    const float* logits, int64_t vocab, const SampleRow& row, float largest, Scratch& scratch) {
   if (row.temperature == 0) return Greedy(logits, vocab, largest);
   float* weights = scratch.Get<float>(0, vocab);
   const double total =
@@ -183,8 +210,11 @@ void CpuOps::Sample(const SampleArgs& a) {
   state_->team.ParallelFor(a.rows.dim(0), [&](int64_t s, Scratch& scratch) {
     const SampleRow& row = a.rows[s];
     const float* raw = a.logits[s].data;
-    const int32_t token = SampleToken(AdjustedLogits(a, s, scratch), a.vocab, row, scratch);
+    const float* logits = AdjustedLogits(a, s, scratch);
     const float largest = HWY_DYNAMIC_DISPATCH(SampleLargest)(raw, a.vocab);
+    const float adjusted =
+        logits == raw ? largest : HWY_DYNAMIC_DISPATCH(SampleLargest)(logits, a.vocab);
+    const int32_t token = SampleToken(logits, a.vocab, row, adjusted, scratch);
     const double total = HWY_DYNAMIC_DISPATCH(SampleWeigh)(raw, a.vocab, largest, 1.0f, nullptr);
     a.token[s] = token;
     a.log_prob[s] = static_cast<float>(raw[token] - largest - std::log(total));
