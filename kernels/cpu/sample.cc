@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
+#include <limits>
 
 #include "kernels/cpu/state.h"
 #include "kernels/ref/philox.h"
@@ -24,6 +24,19 @@ float SampleLargest(const float* logits, int64_t n) { return LargestLogit(logits
 double SampleWeigh(
     const float* logits, int64_t n, float largest, float inverse_temperature, float* weights) {
   return Weigh(logits, n, largest, inverse_temperature, weights);
+}
+
+// The first of [i, n) above `threshold`, n if none is.
+int64_t NextAbove(const float* logits, int64_t i, int64_t n, float threshold) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto border = hn::Set(d, threshold);
+  for (; i + lanes <= n; i += lanes) {
+    const auto above = hn::Gt(hn::LoadU(d, logits + i), border);
+    if (!hn::AllFalse(d, above)) return i + static_cast<int64_t>(hn::FindFirstTrue(d, above));
+  }
+  while (i < n && !(logits[i] > threshold)) ++i;
+  return i;
 }
 
 void Penalise(const SampleRow& row, bool in_prompt, uint16_t count, float& logit) {
@@ -92,6 +105,7 @@ namespace {
 HWY_EXPORT(SampleLargest);
 HWY_EXPORT(SampleWeigh);
 HWY_EXPORT(PenaliseSeen);
+HWY_EXPORT(NextAbove);
 
 // What the row's token is chosen from.
 const float* AdjustedLogits(const SampleArgs& a, int64_t s, Scratch& scratch) {
@@ -111,48 +125,56 @@ const float* AdjustedLogits(const SampleArgs& a, int64_t s, Scratch& scratch) {
   return logits;
 }
 
-// Ranks the ids, largest logit first and ties to the lower id, as far as the cuts need: the best
-// top_k, of these the smallest prefix that reaches top_p. Returns how many are kept; they come
-// first in `ids`, in no order.
-int64_t Cut(const float* logits,
-            const float* weights,
-            const SampleRow& row,
-            int64_t n,
-            double total,
-            int32_t* ids) {
-  std::iota(ids, ids + n, 0);
+// The best k ids, best first, ties to the lower id; NaN and -inf, which have no probability, may be
+// missing. `ids` has room for 2 k. One pass, which stops only where an id beats the k-th so far.
+int64_t BestIds(const float* logits, int64_t n, int64_t k, int32_t* ids) {
   const auto better = [&](int32_t a, int32_t b) {
-    const float x = logits[a], y = logits[b];
-    if (std::isnan(x) || std::isnan(y)) {
-      return std::isnan(x) == std::isnan(y) ? a < b : std::isnan(y);
-    }
-    return x != y ? x > y : a < b;
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   };
-  int64_t kept = n;
-  double mass = total;
-  if (row.top_k > 0 && row.top_k < n) {
-    std::nth_element(ids, ids + row.top_k, ids + n, better);
-    kept = row.top_k;
-    mass = 0;
-    std::sort(ids, ids + kept, better);
-    for (int64_t i = 0; i < kept; ++i) mass += weights[ids[i]];
+  float last = -std::numeric_limits<float>::infinity();
+  int64_t count = 0;
+  for (int64_t i = 0; (i = HWY_DYNAMIC_DISPATCH(NextAbove)(logits, i, n, last)) < n; ++i) {
+    ids[count++] = static_cast<int32_t>(i);
+    if (count < 2 * k) continue;
+    std::nth_element(ids, ids + k - 1, ids + count, better);
+    count = k;
+    last = logits[ids[k - 1]];
   }
-  if (row.top_p < 1) {
-    const double needed = row.top_p * mass;
-    double reached = 0;
-    int64_t count = 0;
-    // Ranks ever more of them until they reach the mass.
-    for (int64_t ranked = 0, next = 256; count < kept; next *= 8) {
-      next = std::min(next, kept);
-      if (next < kept) std::nth_element(ids + ranked, ids + next, ids + kept, better);
-      std::sort(ids + ranked, ids + next, better);
-      while (count < next && (count == 0 || reached < needed)) reached += weights[ids[count++]];
-      if (count < next || reached >= needed) break;
-      ranked = next;
-    }
-    kept = count;
+  std::sort(ids, ids + count, better);
+  return std::min(count, k);
+}
+
+// The same for any k, into `ids` [n].
+int64_t TopK(const float* logits, int64_t n, int64_t k, int32_t* ids) {
+  if (2 * k <= n) return BestIds(logits, n, k, ids);
+  int64_t count = 0;
+  for (int32_t id = 0; id < n; ++id) {
+    if (!std::isnan(logits[id])) ids[count++] = id;
   }
-  return kept;
+  std::sort(ids, ids + count, [&](int32_t a, int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  return std::min(count, k);
+}
+
+// How many of the ids, in their order, it takes until their weights reach `needed`; `count` + 1
+// where all do not.
+int64_t Reach(const float* weights, const int32_t* ids, int64_t count, double needed) {
+  double reached = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    reached += weights[ids[i]];
+    if (reached >= needed) return i + 1;
+  }
+  return count + 1;
+}
+
+// The smallest prefix of the ranked ids that reaches `needed`: ranks ever more of them.
+int64_t Nucleus(const float* logits, const float* weights, int64_t n, double needed, int32_t* ids) {
+  for (int64_t k = 1024;; k *= 8) {
+    const int64_t ranked = TopK(logits, n, std::min(k, n), ids);
+    const int64_t count = Reach(weights, ids, ranked, needed);
+    if (count <= ranked || k >= n) return std::min(count, ranked);
+  }
 }
 
 // Inverse CDF over the kept ids (all of [0, n) where `ids` is null) in their order; -1 where none
@@ -182,19 +204,41 @@ int32_t Greedy(const float* logits, int64_t vocab, float largest) {
   return at == logits + vocab ? 0 : static_cast<int32_t>(at - logits);
 }
 
+// top_k, then top_p of what it left; the weights of the ids kept are written, nobody else's.
+int64_t CutToTopK(const float* logits,
+                  int64_t n,
+                  const SampleRow& row,
+                  float largest,
+                  float* weights,
+                  int32_t* ids) {
+  const int64_t kept = TopK(logits, n, row.top_k, ids);
+  double mass = 0;
+  for (int64_t i = 0; i < kept; ++i) {
+    const float weight = std::exp((logits[ids[i]] - largest) / row.temperature);
+    mass += weights[ids[i]] = std::isnan(weight) ? 0.0f : weight;
+  }
+  if (row.top_p >= 1) return kept;
+  return std::min(kept, Reach(weights, ids, kept, row.top_p * mass));
+}
+
 int32_t SampleToken(
     const float* logits, int64_t vocab, const SampleRow& row, float largest, Scratch& scratch) {
   if (row.temperature == 0) return Greedy(logits, vocab, largest);
   float* weights = scratch.Get<float>(0, vocab);
-  const double total =
-      HWY_DYNAMIC_DISPATCH(SampleWeigh)(logits, vocab, largest, 1.0f / row.temperature, weights);
-  int32_t* ids = nullptr;
+  int32_t* ids = nullptr;  // all
   int64_t kept = vocab;
-  if (row.top_k > 0 || row.top_p < 1) {
+  if (row.top_k > 0 && row.top_k < vocab) {
     ids = scratch.Get<int32_t>(1, vocab);
-    kept = Cut(logits, weights, row, vocab, total, ids);
-    std::sort(ids, ids + kept);
+    kept = CutToTopK(logits, vocab, row, largest, weights, ids);
+  } else {
+    const double mass =
+        HWY_DYNAMIC_DISPATCH(SampleWeigh)(logits, vocab, largest, 1.0f / row.temperature, weights);
+    if (row.top_p < 1) {
+      ids = scratch.Get<int32_t>(1, vocab);
+      kept = Nucleus(logits, weights, vocab, row.top_p * mass, ids);
+    }
   }
+  if (ids != nullptr) std::sort(ids, ids + kept);
   const int32_t drawn = Draw(weights, row, ids, kept);
   return drawn >= 0 ? drawn : Greedy(logits, vocab, largest);
 }

@@ -323,11 +323,14 @@ void Sampling(CpuOps& ops) {
   SampleRow cut = drawn;
   cut.top_k = 20;
   cut.top_p = 0.8f;
+  SampleRow nucleus = drawn;
+  nucleus.top_p = 0.9f;
   const std::pair<const char*, const SampleRow*> kinds[] = {{"greedy", &greedy},
                                                             {"greedy, three penalties", &penalised},
                                                             {"greedy, 1024 biases", &biased},
                                                             {"temperature", &drawn},
                                                             {"temperature, top_k, top_p", &cut},
+                                                            {"temperature, top_p", &nucleus},
                                                             {"log_probs, top 20", nullptr}};
   std::printf("%-27s %6s %10s %10s\n", "op", "rows", "us a row", "reading");
   for (const int64_t count : {1, 32}) {

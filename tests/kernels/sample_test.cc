@@ -157,6 +157,27 @@ TYPED_TEST(SampleTest, AgreesWithTheReferenceRowByRow) {
   EXPECT_TRUE(Close(log_prob.view(), want_log_prob.view(), kLogProb));
 }
 
+// Cuts that keep many ids, and ties everywhere.
+TYPED_TEST(SampleTest, WideCutsAgreeWithTheReference) {
+  constexpr int64_t kRows = 24, kVocab = 12000;
+  const auto logits = Normal<float, 2>({kRows, kVocab}, 5, 0.3f);
+  Tensor<SampleRow, 1> rows({kRows});
+  const int top_k[] = {0, 1, 700, 5999, 6000, 6001, 11999, 12000};
+  for (int s = 0; s < kRows; ++s) {
+    rows(s) = Row(1, top_k[s % 8], s < 8 ? 1.0f : 0.93f, 0, 77, static_cast<uint32_t>(s));
+    if (s < 16) continue;
+    for (int64_t v = 0; v < kVocab; ++v) {
+      float& logit = logits(s, v);
+      logit = static_cast<float>(static_cast<int>(logit * 8)) / 8;
+    }
+  }
+  Tensor<int32_t, 1> token({kRows}), want({kRows}), last({1});
+  Tensor<float, 1> log_prob({kRows});
+  this->backend_.ops.Sample({logits, kVocab, rows, token, log_prob, last});
+  this->reference_.Sample({logits, kVocab, rows, want, log_prob, last});
+  EXPECT_TRUE(Same(token.view(), want.view()));
+}
+
 // ---------------------------------------------------------------- penalties, biases and bans --
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
