@@ -62,27 +62,6 @@ TEST(Scheduler, RanksLearnTheIdsOfThePromptWhereARepetitionPenaltyNeedsThem) {
   EXPECT_THAT(plan.starts(2).prompt_ids(), ElementsAre(5, 2, 3));
 }
 
-TEST(Scheduler, ChunksNameTheTokenAfterThemForPromptLogProbs) {
-  SchedulerConfig config = Small();
-  config.max_step_tokens = 4;
-  SchedulerHarness h(config);
-  Request request = MakeRequest("a", {1, 2, 3, 4, 5, 6, 7}, 2);
-  request.tail = 2;
-  request.sampling.set_prompt_log_probs(true);
-  h.Add(std::move(request));
-  std::vector<uint32_t> next;  // 0 = none
-  for (int step = 0; step < 5; ++step) {
-    const v1::StepPlan& plan = h.Plan();
-    ASSERT_EQ(plan.work_size(), 1);
-    next.push_back(plan.work(0).has_next_token() ? plan.work(0).next_token() : 0);
-    h.Commit();
-  }
-  // Chunks of 4 and 1, the tail of 2, a generated token.
-  EXPECT_THAT(next, ElementsAre(5, 6, 7, 0, 0));
-  h.Add(MakeRequest("b", {1, 2, 3, 4, 5, 6, 7}, 1));
-  EXPECT_FALSE(h.Plan().work(0).has_next_token());
-}
-
 TEST(Scheduler, PlansOfOneRequest) {
   SchedulerHarness h(Small());
   Request request = MakeRequest("a", {1, 2, 3, 4, 5, 6}, 2);
