@@ -16,6 +16,15 @@ constexpr size_t kLookahead = 16;
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
+// Of the whole prompt, each id once.
+void AddPromptIds(const std::vector<Token>& prompt, uint32_t vocab, v1::LaneStart& start) {
+  std::vector<bool> seen(vocab);
+  for (const Token id : prompt) {
+    if (!seen[id]) start.add_prompt_ids(id);
+    seen[id] = true;
+  }
+}
+
 size_t ClassOf(const Request& request) {
   return static_cast<size_t>(PriorityClassOf(request.priority));
 }
@@ -254,6 +263,10 @@ void Scheduler::AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan) {
     start.set_lane(*sequence.lane);
     *start.mutable_sampling() = sequence.request().sampling;
     *start.mutable_sparse() = sequence.request().sparse;
+    const float repetition = start.sampling().repetition_penalty();
+    if (repetition != 0 && repetition != 1) {
+      AddPromptIds(sequence.request().prompt, config_.vocab_size, start);
+    }
     sequence.started = true;
   }
   sequence.PlanRows(rows, *plan.add_work());

@@ -16,6 +16,7 @@ class SequenceTest : public ::testing::Test {
   std::unique_ptr<Sequence> Make(uint32_t prompt, uint32_t max_tokens, uint32_t tail = 0) {
     Request request;
     request.prompt.resize(prompt);
+    request.sampling.set_prompt_log_probs(prompt_log_probs_);
     std::iota(request.prompt.begin(), request.prompt.end(), 100);
     request.max_tokens = max_tokens;
     request.tail = tail;
@@ -34,6 +35,7 @@ class SequenceTest : public ::testing::Test {
   BlockAllocator allocator_{32};
   BlockNamer namer_;
   Lane lanes_ = 0;
+  bool prompt_log_probs_ = false;  // of what Make makes
 };
 
 TEST_F(SequenceTest, ChunksThenDecodes) {
@@ -58,6 +60,18 @@ TEST_F(SequenceTest, ChunksThenDecodes) {
   EXPECT_TRUE(decode.decode());
   EXPECT_TRUE(decode.sample());
   EXPECT_EQ(sequence->reserved(), 0);
+}
+
+TEST_F(SequenceTest, RowsNameTheTokenAfterThemForPromptLogProbs) {
+  prompt_log_probs_ = true;
+  auto sequence = Make(7, 2, 2);
+  EXPECT_EQ(Rows(*sequence, 4).next_token(), 104u);
+  EXPECT_EQ(Rows(*sequence, 1).next_token(), 105u);
+  EXPECT_EQ(Rows(*sequence, 1).next_token(), 106u);   // the tail
+  EXPECT_FALSE(Rows(*sequence, 1).has_next_token());  // the prompt's last
+  EXPECT_FALSE(Rows(*sequence, 1).has_next_token());
+  prompt_log_probs_ = false;
+  EXPECT_FALSE(Rows(*Make(7, 2), 4).has_next_token());
 }
 
 TEST_F(SequenceTest, AdoptsWhatAnotherHasCommitted) {
