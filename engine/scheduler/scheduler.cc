@@ -20,6 +20,12 @@ size_t ClassOf(const Request& request) {
   return static_cast<size_t>(PriorityClassOf(request.priority));
 }
 
+// Whether the ranks need ids of the prompt beside those of the rows they compute.
+bool NeedsPrompt(const v1::SamplingParams& sampling) {
+  const float penalty = sampling.repetition_penalty();
+  return sampling.prompt_log_probs() || (penalty != 0 && penalty != 1);
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerConfig& config, Metrics& metrics)
@@ -254,6 +260,10 @@ void Scheduler::AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan) {
     start.set_lane(*sequence.lane);
     *start.mutable_sampling() = sequence.request().sampling;
     *start.mutable_sparse() = sequence.request().sparse;
+    if (NeedsPrompt(sequence.request().sampling)) {
+      const std::vector<Token>& prompt = sequence.request().prompt;
+      start.mutable_prompt()->Add(prompt.begin(), prompt.end());
+    }
     sequence.started = true;
   }
   sequence.PlanRows(rows, *plan.add_work());
