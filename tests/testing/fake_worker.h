@@ -52,18 +52,36 @@ inline float PromptLogProbOf(uint64_t state, uint32_t token) {
 }
 inline float TopLogProbOf(uint32_t n) { return -0.5f - static_cast<float>(n); }
 
+// Sampled sequences of one request differ by their index, greedy ones do not.
+inline uint64_t SampledState(uint64_t state, const v1::SamplingParams& sampling) {
+  return sampling.temperature() > 0 && sampling.index() > 0 ? NextState(state, sampling.index())
+                                                            : state;
+}
+
 // What FakeWorker replies to `prompt`: the reference of all tests.
 inline std::vector<uint32_t> ExpectedReply(const std::vector<uint32_t>& prompt,
                                            uint32_t max_tokens,
-                                           uint32_t vocab_size = FakeOptions().vocab_size) {
+                                           uint32_t vocab_size = FakeOptions().vocab_size,
+                                           const v1::SamplingParams& sampling = {}) {
   uint64_t state = 0;
   for (uint32_t token : prompt) state = NextState(state, token);
   std::vector<uint32_t> reply;
   while (reply.size() < max_tokens) {
-    reply.push_back(TokenOf(state, vocab_size));
+    reply.push_back(TokenOf(SampledState(state, sampling), vocab_size));
     state = NextState(state, reply.back());
   }
   return reply;
+}
+
+// The log-probabilities it says of a prompt: of position 1, then 2, ...
+inline std::vector<float> ExpectedPromptLogProbs(const std::vector<uint32_t>& prompt) {
+  std::vector<float> log_probs;
+  uint64_t state = 0;
+  for (size_t i = 0; i + 1 < prompt.size(); ++i) {
+    state = NextState(state, prompt[i]);
+    log_probs.push_back(PromptLogProbOf(state, prompt[i + 1]));
+  }
+  return log_probs;
 }
 
 // The device half of FakeWorker, without a thread: runs plans and checks them.
@@ -169,7 +187,8 @@ class FakeModel {
     if (work.decode()) ReportRead(work, report_blocks, lane, result);
     if (lane.sampling.prompt_log_probs()) ReportPrompt(work, lane, result);
     if (work.sample()) {
-      lane.last_token = TokenOf(RowAt(lane, lane.end - 1).state, options_.vocab_size);
+      const uint64_t state = RowAt(lane, lane.end - 1).state;
+      lane.last_token = TokenOf(SampledState(state, lane.sampling), options_.vocab_size);
       v1::SampledToken& sampled = *result.add_sampled();
       sampled.set_lane(work.lane());
       sampled.set_token(*lane.last_token);
