@@ -16,14 +16,17 @@ constexpr size_t kLookahead = 16;
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
-size_t ClassOf(const Request& request) {
-  return static_cast<size_t>(PriorityClassOf(request.priority));
+// Of the whole prompt, each id once.
+void AddPromptIds(const std::vector<Token>& prompt, uint32_t vocab, v1::LaneStart& start) {
+  std::vector<bool> seen(vocab);
+  for (const Token id : prompt) {
+    if (!seen[id]) start.add_prompt_ids(id);
+    seen[id] = true;
+  }
 }
 
-// Whether the ranks need ids of the prompt beside those of the rows they compute.
-bool NeedsPrompt(const v1::SamplingParams& sampling) {
-  const float penalty = sampling.repetition_penalty();
-  return sampling.prompt_log_probs() || (penalty != 0 && penalty != 1);
+size_t ClassOf(const Request& request) {
+  return static_cast<size_t>(PriorityClassOf(request.priority));
 }
 
 }  // namespace
@@ -260,9 +263,9 @@ void Scheduler::AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan) {
     start.set_lane(*sequence.lane);
     *start.mutable_sampling() = sequence.request().sampling;
     *start.mutable_sparse() = sequence.request().sparse;
-    if (NeedsPrompt(sequence.request().sampling)) {
-      const std::vector<Token>& prompt = sequence.request().prompt;
-      start.mutable_prompt()->Add(prompt.begin(), prompt.end());
+    const float repetition = start.sampling().repetition_penalty();
+    if (repetition != 0 && repetition != 1) {
+      AddPromptIds(sequence.request().prompt, config_.vocab_size, start);
     }
     sequence.started = true;
   }

@@ -96,6 +96,9 @@ void Sequence::PlanRows(uint32_t count, v1::LaneWork& work) {
   if (computed_ < prompt) {
     const auto first = request_->prompt.begin() + computed_;
     work.mutable_tokens()->Add(first, first + count);
+    if (request_->sampling.prompt_log_probs() && end < prompt) {
+      work.set_next_token(request_->prompt[end]);
+    }
   }
   work.set_decode(decode_in_flight_);
   work.set_sample(sample_in_flight_);

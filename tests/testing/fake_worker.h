@@ -128,7 +128,6 @@ class FakeModel {
   struct LaneState {
     v1::SamplingParams sampling;
     v1::SparseParams sparse;
-    std::vector<uint32_t> prompt;
     std::vector<uint32_t> table;
     uint32_t end = 0;  // positions written or adopted
     std::optional<uint32_t> last_token;
@@ -153,10 +152,11 @@ class FakeModel {
     LaneState& lane = lanes_[start.lane()];
     lane.sampling = start.sampling();
     lane.sparse = start.sparse();
-    lane.prompt.assign(start.prompt().begin(), start.prompt().end());
     const float penalty = start.sampling().repetition_penalty();
-    const bool needed = start.sampling().prompt_log_probs() || (penalty != 0 && penalty != 1);
-    Require(lane.prompt.empty() != needed, "the prompt is told to those that need it");
+    Require((start.prompt_ids_size() > 0) == (penalty != 0 && penalty != 1),
+            "the prompt's ids come where there is a repetition penalty");
+    const std::set<uint32_t> ids(start.prompt_ids().begin(), start.prompt_ids().end());
+    Require(ids.size() == static_cast<size_t>(start.prompt_ids_size()), "each id comes once");
   }
 
   void CheckShape(const v1::StepPlan& plan) {
@@ -207,17 +207,18 @@ class FakeModel {
 
   // Of the prompt tokens behind the rows.
   void ReportPrompt(const v1::LaneWork& work, const LaneState& lane, v1::StepResult& result) {
-    const auto size = static_cast<uint32_t>(lane.prompt.size());
-    const uint32_t end = std::min(work.start() + work.count() + 1, size);
-    if (work.start() + 1 >= end) return;
+    std::vector<uint32_t> behind(work.tokens().begin(), work.tokens().end());
+    if (!behind.empty()) behind.erase(behind.begin());
+    if (work.has_next_token()) behind.push_back(work.next_token());
+    if (behind.empty()) return;
     v1::PromptTokens& tokens = *result.add_prompt_tokens();
     tokens.set_lane(work.lane());
     tokens.set_start(work.start() + 1);
-    for (uint32_t position = work.start() + 1; position < end; ++position) {
-      const uint64_t state = RowAt(lane, position - 1).state;
-      tokens.add_log_probs(PromptLogProbOf(state, lane.prompt[position]));
+    for (uint32_t i = 0; i < behind.size(); ++i) {
+      const uint64_t state = RowAt(lane, work.start() + i).state;
+      tokens.add_log_probs(PromptLogProbOf(state, behind[i]));
       if (lane.sampling.prompt_top_log_probs() == 0) continue;
-      AddTop(lane.prompt[position], lane.sampling.prompt_top_log_probs(), *tokens.add_top());
+      AddTop(behind[i], lane.sampling.prompt_top_log_probs(), *tokens.add_top());
     }
   }
 

@@ -76,6 +76,22 @@ TEST(SchedulerReport, EachPromptPositionIsToldOnceInOrder) {
   }
 }
 
+TEST(SchedulerReport, RanksAreToldTheIdsTheyCannotSee) {
+  SchedulerHarness h(Small());
+  std::vector<uint32_t> prompt = Prompt(20, 1);
+  prompt[3] = prompt[7] = prompt[0];
+  h.Add(MakeRequest("leaves a prefix", prompt, 1));
+  h.Drain();
+  Request request = MakeRequest("a", prompt, 1);
+  request.sampling.set_repetition_penalty(1.5f);
+  h.Add(std::move(request));
+  const v1::StepPlan& plan = h.Plan();
+  EXPECT_THAT(plan.starts(0).prompt_ids(), SizeIs(18));
+  EXPECT_EQ(plan.work(0).start(), 16);
+  EXPECT_FALSE(plan.work(0).has_next_token());
+  h.Commit();
+}
+
 TEST(SchedulerReport, PromptLogProbsTakeNoPrefixButLeaveOne) {
   SchedulerHarness h(Small());
   const auto ask = [&](const std::string& id, bool log_probs) {
