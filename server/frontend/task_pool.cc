@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/task_pool.h"
+#include "server/frontend/task_pool.h"
 
 #include <utility>
 

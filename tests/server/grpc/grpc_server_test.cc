@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/grpc_server.h"
+#include "server/grpc/grpc_server.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -46,12 +46,24 @@ absl::StatusOr<bool> IsServing(TestServer& server, const std::string& name) {
 
 TEST(HealthTest, AllNamesAreServed) {
   TestServer server;
-  for (const char* name : {"", "liveness", "readiness", "asynctls.v1.GenerationService"}) {
+  for (const char* name : {"", "liveness", "startup", "readiness", "asynctls.v1.GenerationService"}) {
     const auto serving = IsServing(server, name);
     ASSERT_TRUE(serving.ok()) << name << serving.status();
     EXPECT_TRUE(*serving) << name;
   }
   EXPECT_EQ(IsServing(server, "nobody").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(HealthTest, WhileTheModelLoadsItIsLiveAndNotReady) {
+  TestServer::Options options = TestServer::Defaults();
+  options.open = false;
+  TestServer server(options);
+  EXPECT_TRUE(*IsServing(server, "liveness"));
+  EXPECT_FALSE(*IsServing(server, "startup"));
+  EXPECT_FALSE(*IsServing(server, "readiness"));
+  const Outcome out = server.Generate(IdsRequest({1}, 2));
+  EXPECT_EQ(out.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(out.status.error_message(), HasSubstr("loading"));
 }
 
 TEST(HealthTest, ADeadEngineIsNeitherLiveNorReady) {
@@ -98,11 +110,8 @@ TEST(StartTest, ATakenPortIsRefused) {
   TestServer server;
   TestServer::Options options = TestServer::Defaults();
   v1::ServerConfig config = options.config;
-  config.set_listen(absl::StrCat("127.0.0.1:", server.server().port()));
-  prometheus::Registry registry;
-  Metrics metrics(registry);
-  InferenceService service({}, server.engine(), server.tokenizer(), metrics);
-  const auto second = GrpcServer::Start(config, service, server.engine());
+  config.set_listen(absl::StrCat("127.0.0.1:", server.server().grpc_port()));
+  const auto second = GrpcServer::Start(config, {});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(config.listen()));
 }

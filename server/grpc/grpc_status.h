@@ -7,7 +7,8 @@
 
 namespace asynctls {
 
-// Codes keep their meaning. A bug (INTERNAL, UNKNOWN) is logged under a random id and leaves the
+// Codes keep their meaning, payloads become the details of a google.rpc.Status
+// (grpc-status-details-bin). A bug (INTERNAL, UNKNOWN) is logged under a random id and leaves the
 // process as that id only.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

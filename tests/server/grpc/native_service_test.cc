@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/inference_service.h"
+#include "server/grpc/native_service.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/grpc_status.h"
+#include "server/grpc/grpc_status.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ends of streams in every phase a request can be in, and readers that do not read.
-#include "server/token_stream.h"
+#include "server/frontend/generation.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -134,7 +134,7 @@ TEST(SlowReaderTest, StallsNeitherTheEngineNorOthersAndLosesNothing) {
   narrow.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   narrow.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 65536);
   auto stub = v1::GenerationService::NewStub(
-      grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server.server().port()),
+      grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server.server().grpc_port()),
                                 grpc::InsecureChannelCredentials(),
                                 narrow));
   grpc::ClientContext context;

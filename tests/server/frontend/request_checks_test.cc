@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/request_checks.h"
+#include "server/frontend/request_checks.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From GenerateRequest to Request: every bound checked, every absent field resolved. Pure
 // functions; what needs no token ids comes first so that a bad request costs no tokenizing.
-// All errors are INVALID_ARGUMENT and name the field, its value and the limit.
+// Errors are INVALID_ARGUMENT and name the field, its value and the limit, or NOT_FOUND for another
+// model's name.
 #pragma once
 
 #include <string>
@@ -25,11 +26,15 @@ struct ServingLimits {
 };
 
 inline constexpr int kMaxRequestIdBytes = 128;
+inline constexpr int kMaxModelNameBytes = 256;
 inline constexpr int kMaxCacheSaltBytes = 256;
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopStringBytes = 256;
 inline constexpr int kMaxStopTokens = 128;
 inline constexpr int kMaxChatMessages = 4096;
+inline constexpr int kMaxLogitBiases = 1024;
+inline constexpr int kMaxTopLogProbs = 20;
+inline constexpr uint32_t kMaxSequences = 16;  // of one request
 inline constexpr uint32_t kMinBudget = 128;
 inline constexpr uint32_t kMinBlocks = 4;
 inline constexpr uint32_t kMaxTail = 4096;
@@ -37,6 +42,9 @@ inline constexpr uint32_t kMaxTail = 4096;
 inline constexpr float kMinTemperature = 1e-5f;
 // max_tokens of a request that names none, where the context leaves room for it.
 inline constexpr uint32_t kDefaultMaxTokens = 4096;
+
+// How many sequences a request that was resolved asks for.
+uint32_t SequenceCount(const v1::Sampling& sampling);
 
 // Everything but the prompt's ids and max_tokens. id and seed stay as given: the caller fills
 // them in where `request` has none.

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "server/grpc_server.h"
+#include "server/grpc/grpc_server.h"
 
 #include <chrono>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "engine/base/logging.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/security/server_credentials.h"
@@ -15,12 +13,13 @@
 namespace asynctls {
 namespace {
 
-// With requests in the engine and no step finished for this long, the server is not ready.
-constexpr absl::Duration kStall = absl::Seconds(60);
 // What calls get to hand over their last messages after the engine has ended them.
 constexpr std::chrono::seconds kFlush(5);
 // Calls of one connection that are not generations: health, tokenize, abort.
 constexpr int kOtherCalls = 64;
+// Of one call's headers together; gRPC ends larger ones with RESOURCE_EXHAUSTED.
+constexpr int kMaxMetadataBytes = 16 << 10;
+constexpr const char* kReadinessNames[] = {"readiness", "asynctls.v1.GenerationService"};
 
 // Clients ping a quiet connection (long prefill) every 30 s; gRPC's default answers the second
 // such ping with GOAWAY.
@@ -34,18 +33,17 @@ void SetKeepAlive(grpc::ServerBuilder& builder) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const v1::ServerConfig& config,
-                                                              InferenceService& service,
-                                                              Engine& engine) {
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
+    const v1::ServerConfig& config, const std::vector<grpc::Service*>& services) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  auto server = absl::WrapUnique(new GrpcServer(service, engine));
-  const int max_bytes = static_cast<int>(config.max_message_mib()) << 20;
+  auto server = absl::WrapUnique(new GrpcServer());
   grpc::ServerBuilder builder;
   builder.AddListeningPort(config.listen(), grpc::InsecureServerCredentials(), &server->port_);
-  builder.RegisterService(&service);
-  builder.SetMaxReceiveMessageSize(max_bytes > 0 ? max_bytes : INT32_MAX);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_mib()) << 20);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // or a second server would steal calls
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   builder.AddChannelArgument(
       GRPC_ARG_MAX_CONCURRENT_STREAMS,
       static_cast<int>(config.max_sequences() + config.max_waiting_requests()) + kOtherCalls);
@@ -54,7 +52,6 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const v1::ServerCo
   if (server->server_ == nullptr || server->port_ == 0) {
     return absl::UnavailableError(absl::StrCat("listen ", config.listen(), " cannot be bound"));
   }
-  server->UpdateHealth();
   return server;
 }
 
@@ -62,36 +59,13 @@ GrpcServer::~GrpcServer() {
   if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
 }
 
-bool GrpcServer::UpdateHealth() {
-  std::lock_guard lock(mu_);
-  const Engine::Snapshot now = engine_.snapshot();
-  const bool busy = now.running + now.waiting > 0;
-  if (!busy || now.steps != seen_steps_) moved_at_ = absl::Now();
-  seen_steps_ = now.steps;
-  const bool stalled = absl::Now() - moved_at_ > kStall;
-  SetHealth(now.healthy, now.healthy && !stalled && !draining_);
-  return now.healthy;
+void GrpcServer::SetHealth(const Health& health) {
+  grpc::HealthCheckServiceInterface* service = server_->GetHealthCheckService();
+  for (const char* name : {"", "liveness"}) service->SetServingStatus(name, health.live);
+  service->SetServingStatus("startup", health.started);
+  for (const char* name : kReadinessNames) service->SetServingStatus(name, health.ready);
 }
 
-void GrpcServer::SetHealth(bool live, bool ready) {
-  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-  for (const char* name : {"", "liveness"}) health->SetServingStatus(name, live);
-  for (const char* name : {"readiness", v1::GenerationService::service_full_name()}) {
-    health->SetServingStatus(name, ready);
-  }
-}
-
-void GrpcServer::Drain(absl::Duration limit) {
-  {
-    std::lock_guard lock(mu_);
-    draining_ = true;
-  }
-  service_.StopAdmitting();
-  UpdateHealth();
-  spdlog::info("draining for at most {} s", absl::ToInt64Seconds(limit));
-  engine_.Drain(limit);
-  server_->Shutdown(std::chrono::system_clock::now() + kFlush);
-  spdlog::info("drained");
-}
+void GrpcServer::Shutdown() { server_->Shutdown(std::chrono::system_clock::now() + kFlush); }
 
 }  // namespace asynctls
