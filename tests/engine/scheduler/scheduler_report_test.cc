@@ -261,6 +261,19 @@ TEST(SchedulerReport, BlocksOfACancelledRequestAreFreeWithinTwoSteps) {
   }
 }
 
+TEST(SchedulerReport, ACancelWithOkIsAStop) {
+  SchedulerHarness h(Small());
+  h.Add(MakeRequest("x", Prompt(4, 1), 20));
+  h.Step();
+  h.scheduler().Cancel("x", absl::OkStatus(), h.now, h.now);
+  h.Collect();
+  EXPECT_EQ(h.told("x").finished->reason, FinishReason::kStop);
+  EXPECT_TRUE(h.told("x").finished->status.ok());
+  EXPECT_EQ(h.metrics().finished(Outcome::kStop).Value(), 1);
+  EXPECT_EQ(h.metrics().finished(Outcome::kAborted).Value(), 0);
+  EXPECT_EQ(h.metrics().cancel_to_free.Collect().histogram.sample_count, 1);
+}
+
 TEST(SchedulerReport, OnlyAbortedRequestsCountAsHeldAfterACancel) {
   SchedulerHarness h(Small());
   h.Add(MakeRequest("ends", Prompt(4, 1), 2));
