@@ -6,14 +6,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
-#include <regex>
 #include <set>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "prometheus/check_names.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
 
@@ -44,33 +45,58 @@ class PrometheusTextReader {
   };
 
   void ReadLine(const std::string& line) {
-    static const std::regex help(R"(# HELP ([a-zA-Z_:][a-zA-Z0-9_:]*) .+)");
-    static const std::regex type(R"(# TYPE ([a-zA-Z_:][a-zA-Z0-9_:]*) (counter|gauge|histogram))");
-    static const std::regex sample(R"(([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(.*)\})? (\S+))");
-    std::smatch match;
-    if (std::regex_match(line, match, help)) return;
-    if (std::regex_match(line, match, type)) {
-      family_ = match[1];
-      EXPECT_TRUE(text_.types.emplace(family_, match[2]).second) << "two TYPE lines: " << line;
-      return;
-    }
-    ASSERT_TRUE(std::regex_match(line, match, sample)) << line;
-    EXPECT_TRUE(text_.samples.emplace(line.substr(0, line.rfind(' ')), Number(match[4])).second)
-        << "twice: " << line;
-    ReadSample(match[1], match[3], Number(match[4]));
+    std::istringstream words(line);
+    std::string hash, what, family, type;
+    words >> hash >> what >> family >> type;
+    if (hash != "#") return ReadSample(line);
+    EXPECT_TRUE(prometheus::CheckMetricName(family)) << line;
+    if (what == "HELP") return;
+    EXPECT_EQ(what, "TYPE") << line;
+    EXPECT_TRUE(type == "counter" || type == "gauge" || type == "histogram") << line;
+    EXPECT_TRUE(text_.types.emplace(family, type).second) << "two TYPE lines: " << line;
+    family_ = family;
   }
 
-  void ReadSample(const std::string& name, const std::string& labels, double value) {
-    static const std::regex label(R"~(([a-zA-Z_][a-zA-Z0-9_]*)="([^"\\]*)",?)~");
-    std::string others, bound, rest = labels;
+  void ReadSample(const std::string& line) {
+    const size_t space = line.rfind(' ');
+    ASSERT_NE(space, std::string::npos) << line;
+    const std::string series = line.substr(0, space);
+    const double value = Number(line.substr(space + 1));
+    EXPECT_TRUE(text_.samples.emplace(series, value).second) << "twice: " << line;
+    const size_t brace = std::min(series.find('{'), series.size());
+    EXPECT_TRUE(prometheus::CheckMetricName(series.substr(0, brace))) << line;
+    if (brace == series.size()) return Count(series, "", "", value);
+    EXPECT_EQ(series.back(), '}') << line;
+    ReadLabels(series.substr(0, brace), series.substr(brace + 1, series.size() - brace - 2), value);
+  }
+
+  // `labels` as in a="1",b="2"; no value holds a quote.
+  void ReadLabels(const std::string& name, const std::string& labels, double value) {
+    std::string others, bound;
     std::set<std::string> names;
-    for (std::smatch match; std::regex_search(rest, match, label); rest = match.suffix()) {
-      ASSERT_EQ(match.position(), 0) << labels;
-      EXPECT_TRUE(names.insert(match[1]).second) << "label twice: " << labels;
-      if (match[1] == "le") bound = match[2];
-      if (match[1] != "le") others += match.str(1) + "=" + match.str(2) + ",";
+    for (size_t at = 0; at < labels.size();) {
+      const size_t equals = labels.find("=\"", at);
+      ASSERT_NE(equals, std::string::npos) << labels;
+      const size_t quote = labels.find('"', equals + 2);
+      ASSERT_NE(quote, std::string::npos) << labels;
+      const std::string label = labels.substr(at, equals - at);
+      EXPECT_TRUE(prometheus::CheckLabelName(label)) << labels;
+      EXPECT_TRUE(names.insert(label).second) << "label twice: " << labels;
+      if (label == "le") bound = labels.substr(equals + 2, quote - equals - 2);
+      if (label != "le") others += labels.substr(at, quote - at + 1) + ",";
+      at = quote + 1;
+      if (at == labels.size()) break;
+      ASSERT_EQ(labels[at], ',') << labels;
+      ++at;
     }
-    EXPECT_EQ(rest, "") << labels;
+    Count(name, others, bound, value);
+  }
+
+  // A sample of the family of the last TYPE line; `bound` of a bucket, `others` its other labels.
+  void Count(const std::string& name,
+             const std::string& others,
+             const std::string& bound,
+             double value) {
     if (text_.types[family_] != "histogram") {
       EXPECT_EQ(name, family_) << "outside its family";
       EXPECT_GE(value, 0) << name;

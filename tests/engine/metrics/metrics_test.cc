@@ -6,11 +6,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <map>
-#include <regex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "tests/testing/prometheus_text.h"
 
@@ -186,6 +187,17 @@ TEST(Metrics, TheTextIsValid) {
   EXPECT_EQ(text.samples.at("asynctls_time_to_first_token_seconds_count"), 6);
 }
 
+// Of a line of a table, without the blanks around them.
+std::vector<std::string> Cells(const std::string& line) {
+  std::vector<std::string> cells;
+  for (size_t at = 1, bar; (bar = line.find('|', at)) != std::string::npos; at = bar + 1) {
+    const size_t first = std::min(line.find_first_not_of(' ', at), bar);
+    const size_t last = std::max(line.find_last_not_of(' ', bar - 1) + 1, first);
+    cells.push_back(line.substr(first, last - first));
+  }
+  return cells;
+}
+
 // The README's table has exactly the names, types and labels of the registry.
 TEST(Metrics, ReadmeAgrees) {
   prometheus::Registry registry;
@@ -194,13 +206,15 @@ TEST(Metrics, ReadmeAgrees) {
   const testing::PrometheusText text = testing::PrometheusTextReader().Read(registry.Collect());
   std::ifstream readme(ASYNCTLS_SOURCE_DIR "/engine/metrics/README.md");
   ASSERT_TRUE(readme.is_open());
-  static const std::regex row(R"(\| `(asynctls_[a-z0-9_]+)` \| ([a-z]+) \| (.*?) \| .+ \|)");
   std::map<std::string, std::string> types, labels;
-  std::smatch match;
   for (std::string line; std::getline(readme, line);) {
-    if (!std::regex_match(line, match, row)) continue;
-    EXPECT_TRUE(types.emplace(match[1], match[2]).second) << "twice: " << line;
-    labels[match[1]] = match[3];
+    if (line.rfind("| `asynctls_", 0) != 0) continue;
+    const std::vector<std::string> cells = Cells(line);  // | `name` | type | labels | definition |
+    ASSERT_EQ(cells.size(), 4u) << line;
+    const std::string name = cells[0].substr(1, cells[0].size() - 2);
+    EXPECT_TRUE(types.emplace(name, cells[1]).second) << "twice: " << line;
+    EXPECT_FALSE(cells[3].empty()) << line;
+    labels[name] = cells[2];
   }
   EXPECT_EQ(types, text.types);
   for (const auto& [name, values] : Collect(registry)) {
