@@ -90,17 +90,25 @@ absl::Status Scheduler::Check(const SchedulerConfig& config, const Request& requ
   return absl::OkStatus();
 }
 
+Sequence* Scheduler::Find(const std::string& id) const {
+  for (const Sequences* sequences : {&waiting_, &running_}) {
+    for (const auto& sequence : *sequences) {
+      if (!sequence->finished && sequence->request().id == id) return sequence.get();
+    }
+  }
+  return nullptr;
+}
+
 void Scheduler::Add(Request request, absl::Time arrived) {
-  const BlockName root = namer_.Root(config_.fingerprint, request.cache_salt);
+  Sequence::Naming naming{namer_, namer_.Root(config_.fingerprint, request.cache_salt)};
+  const Sequence* leader = request.follows.empty() ? nullptr : Find(request.follows);
+  if (leader != nullptr && leader->request().cache_salt == request.cache_salt) {
+    naming.twin = leader;
+  }
   auto sequence = std::make_unique<Sequence>(
-      std::move(request), arrived, config_.block_positions, allocator_, namer_, root);
+      std::move(request), arrived, config_.block_positions, allocator_, naming);
   const Request& added = sequence->request();
-  const auto leads = [&](const auto& other) {
-    return other->request().id == added.follows && !other->finished && !other->prompt_done();
-  };
-  sequence->held_back =
-      !added.follows.empty() && (std::any_of(waiting_.begin(), waiting_.end(), leads) ||
-                                 std::any_of(running_.begin(), running_.end(), leads));
+  sequence->held_back = leader != nullptr && !leader->prompt_done();
   metrics_.requests_started.Increment();
   metrics_.requests_waiting.Increment();
   metrics_.waiting_by_priority[ClassOf(added)]->Increment();

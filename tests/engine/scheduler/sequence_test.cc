@@ -13,15 +13,22 @@ using ::testing::ElementsAre;
 
 class SequenceTest : public ::testing::Test {
  protected:
-  std::unique_ptr<Sequence> Make(uint32_t prompt, uint32_t max_tokens, uint32_t tail = 0) {
+  std::unique_ptr<Sequence> Make(uint32_t prompt,
+                                 uint32_t max_tokens,
+                                 uint32_t tail = 0,
+                                 const Sequence* twin = nullptr) {
     Request request;
     request.prompt.resize(prompt);
     request.sampling.set_prompt_log_probs(prompt_log_probs_);
     std::iota(request.prompt.begin(), request.prompt.end(), 100);
     request.max_tokens = max_tokens;
     request.tail = tail;
-    auto sequence = std::make_unique<Sequence>(
-        std::move(request), absl::UnixEpoch(), 4, allocator_, namer_, namer_.Root("model", ""));
+    auto sequence =
+        std::make_unique<Sequence>(std::move(request),
+                                   absl::UnixEpoch(),
+                                   4,
+                                   allocator_,
+                                   Sequence::Naming{namer_, namer_.Root("model", ""), twin});
     sequence->lane = lanes_++;
     return sequence;
   }
@@ -116,6 +123,21 @@ TEST_F(SequenceTest, DroppedRowsNameNothing) {
   sequence->DropRows();
   sequence.reset();
   EXPECT_EQ(allocator_.free(), 32);
+}
+
+// Copied names are the ones it would have computed: it finds the blocks that were named by them.
+TEST_F(SequenceTest, NamesOfATwinAreItsOwn) {
+  auto reader = Make(17, 3);
+  Rows(*reader, 17);
+  auto other = Make(9, 3);  // another prompt: nothing is copied
+  for (const uint32_t tail : {0u, 6u}) {
+    for (const Sequence* twin : {reader.get(), other.get()}) {
+      auto sequence = Make(17, 3, tail, twin);
+      EXPECT_EQ(sequence->AdoptPrefix(), tail == 0 ? 16 : 8);
+    }
+  }
+  auto short_names = Make(17, 3, 10);  // one block before its tail
+  EXPECT_EQ(Make(17, 3, 0, short_names.get())->AdoptPrefix(), 16);
 }
 
 }  // namespace
