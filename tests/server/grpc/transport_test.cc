@@ -65,7 +65,9 @@ TEST_F(TransportTest, RandomBytes) {
     std::string bytes(1 + random() % 4096, 0);
     for (char& c : bytes) c = static_cast<char>(random());
     client.Send(bytes);
-    if (bytes[0] != 'P') EXPECT_TRUE(client.WaitForClose());
+    if (bytes[0] != 'P') {
+      EXPECT_TRUE(client.WaitForClose());
+    }
   }
 }
 
@@ -127,7 +129,7 @@ TEST_F(TransportTest, UnknownMethodAndService) {
 }
 
 TEST_F(TransportTest, BytesThatAreNoMessage) {
-  for (const std::string bytes : {std::string("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+  for (const std::string& bytes : {std::string("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
                                   std::string("\x0a\x7f short"),
                                   std::string("\x0b\x0b\x0b")}) {
     grpc::ClientContext context;
