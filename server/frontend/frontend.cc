@@ -146,12 +146,19 @@ void Frontend::Generate(RequestPtr request,
   const std::string id = request->request_id().empty()
                              ? absl::StrCat("asynctls-", absl::Hex(RandomSeed(), absl::kZeroPad16))
                              : request->request_id();
-  metrics_.requests_by(call.protocol).Increment();
   const absl::Status admitted = Admit(request, id, call, writer);
-  if (admitted.ok()) return;
-  metrics_.CountRejected(admitted);
-  LogRefused(id, call, admitted);
-  writer->Finish(admitted);
+  if (!admitted.ok()) return Refuse(id, call, admitted, *writer);
+  metrics_.requests_by(call.protocol).Increment();
+}
+
+void Frontend::Refuse(const std::string& id,
+                      const CallInfo& call,
+                      const absl::Status& why,
+                      ResponseWriter& writer) {
+  metrics_.requests_by(call.protocol).Increment();
+  metrics_.CountRejected(why);
+  LogRefused(id, call, why);
+  writer.Finish(why);
 }
 
 absl::Status Frontend::Admit(const RequestPtr& request,
