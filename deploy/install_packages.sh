@@ -11,7 +11,9 @@ packages=(
   libdnnl-dev ocl-icd-opencl-dev libhwy-dev libeigen3-dev libgloo-dev libutf8proc-dev patchelf
 )
 if [[ "${1:-}" == --tests ]]; then
-  packages+=(libgtest-dev libgmock-dev python3-minimal curl)
+  packages+=(
+    libgtest-dev libgmock-dev python3-minimal curl clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev
+  )
 fi
 
 missing=()
