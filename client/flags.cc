@@ -58,6 +58,12 @@ std::string Flags::Text(const std::string& name, const std::string& fallback) co
   return found == values_.end() ? fallback : found->second.back();
 }
 
+std::vector<std::string> Flags::names() const {
+  std::vector<std::string> out;
+  for (const auto& [name, values] : values_) out.push_back(name);
+  return out;
+}
+
 std::vector<std::string> Flags::All(const std::string& name) const {
   const auto found = values_.find(name);
   return found == values_.end() ? std::vector<std::string>() : found->second;

@@ -30,6 +30,8 @@ class Flags {
   bool has(const std::string& name) const { return values_.contains(name); }
   // The value (the last one of a flag that repeats), or `fallback` where the flag is absent.
   std::string Text(const std::string& name, const std::string& fallback = "") const;
+  // Names of the flags that were given.
+  std::vector<std::string> names() const;
   // Every value, in the order given.
   std::vector<std::string> All(const std::string& name) const;
   // Errors: INVALID_ARGUMENT naming flag, value and range.
