@@ -175,7 +175,8 @@ absl::Status ChatSession::Load(const std::string& file) {
 
 absl::Status ChatSession::Save(const std::string& file) const {
   Json messages = Json::array();
-  for (const v1::ChatMessage& message : Request().chat().messages()) {
+  const v1::GenerateRequest request = Request();
+  for (const v1::ChatMessage& message : request.chat().messages()) {
     messages.push_back({{"role", message.role()}, {"content", message.content()}});
   }
   const Json json = {{"messages", messages}};

@@ -38,13 +38,13 @@ std::string WithoutEnd(std::string line) {
 
 }  // namespace
 
-LineReader::LineReader(std::FILE* in) : in_(in) {
-  if (isatty(fileno(in)) == 0) return;
+LineReader::LineReader(std::FILE* in, std::FILE* out) : in_(in) {
+  if (isatty(fileno(in)) == 0 || isatty(fileno(out)) == 0) return;
   editor_ = std::make_unique<Editor>();
   editor_->history = history_init();
   HistEvent event;
   history(editor_->history, &event, H_SETSIZE, 1000);
-  editor_->line = el_init("asynctls", in, stdout, stderr);
+  editor_->line = el_init("asynctls", in, out, stderr);
   el_set(editor_->line, EL_CLIENTDATA, &editor_->prompt);
   el_set(editor_->line, EL_PROMPT, Prompt);
   el_set(editor_->line, EL_EDITOR, "emacs");

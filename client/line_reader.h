@@ -12,8 +12,8 @@ namespace asynctls {
 
 class LineReader {
  public:
-  // `in` stays the caller's. Editing is on where `in` is a terminal.
-  explicit LineReader(std::FILE* in);
+  // Both files stay the caller's. Editing is on where both are terminals.
+  LineReader(std::FILE* in, std::FILE* out);
   ~LineReader();
   LineReader(const LineReader&) = delete;
 

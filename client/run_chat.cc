@@ -18,8 +18,10 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: asynctls chat --target HOST:PORT [flags]\n"
-    "A conversation; /help lists the commands. Where stdin is no terminal its lines are read as\n"
-    "they are. Exit code: 0, 1 a reply failed and stdin is no terminal, 2 bad usage.\n\n";
+    "A conversation; /help lists the commands. Where stdin or stdout is no terminal, lines are "
+    "read\n"
+    "as they are. Exit code: 0, 1 a reply or command failed and lines are not edited, 2 bad "
+    "usage.\n\n";
 
 const std::vector<FlagSpec>& ChatFlags() {
   static const std::vector<FlagSpec> specs = [] {
@@ -113,7 +115,7 @@ int RunChat(const std::vector<std::string>& args) {
   const absl::Status configured = Configure(*flags, session);
   if (!configured.ok()) return Fail(configured, kExitUsage);
   Client client(flags->Text("target"));
-  LineReader reader(stdin);
+  LineReader reader(stdin, stdout);
   bool all_came = true;
   while (true) {
     const std::optional<std::string> line = ReadMessage(reader);

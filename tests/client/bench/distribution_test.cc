@@ -91,7 +91,7 @@ TEST(DistributionTest, HistogramHoldsEveryValueInItsBin) {
     uint64_t sum = 0, zeros = 0;
     for (size_t i = 0; i < bins.size(); ++i) {
       sum += bins[i].count;
-      if (i > 0) EXPECT_NEAR(bins[i].low, bins[i - 1].high, 1e-9 * bins[i].low);
+      EXPECT_NEAR(bins[i].low, bins[i > 0 ? i - 1 : i].high, i > 0 ? 1e-9 : 1);
     }
     for (double value : values) zeros += value == 0;
     EXPECT_EQ(sum, values.size());

@@ -150,7 +150,8 @@ TEST(TimeSeriesTest, KeepsTotalsWhileItGrows) {
   EXPECT_DOUBLE_EQ(width, 0.4);
   ASSERT_LE(json["t"].size(), TimeSeries::kBuckets);
   for (const auto& [name, values] : json.items()) {
-    if (name != "bucket_seconds") EXPECT_EQ(values.size(), json["t"].size()) << name;
+    if (!values.is_array()) continue;
+    EXPECT_EQ(values.size(), json["t"].size()) << name;
   }
   // The last bucket is cut at the end of the run, so sums times the width are a little high.
   EXPECT_NEAR(width * Sum(json["output_tokens_per_second"]), tokens, 0.02 * tokens);
