@@ -2,6 +2,7 @@
 // The engine thread: one queue of messages in, one plan in flight, events out.
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <string>
@@ -12,33 +13,79 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/check.h"
 #include "engine/base/logging.h"
 #include "engine/base/queue.h"
 
 namespace asynctls {
+namespace {
+
+// Between two copies for Requests(), and between two reports of block heat.
+constexpr absl::Duration kWatchPeriod = absl::Milliseconds(200);
+
+uint64_t PromptTokens(const std::vector<Request>& requests) {
+  uint64_t tokens = 0;
+  for (const Request& request : requests) tokens += request.prompt.size();
+  return tokens;
+}
+
+uint64_t Count(const prometheus::Counter& counter) {
+  return static_cast<uint64_t>(counter.Value());
+}
+
+// Whether the requests can ever run, each by itself, and all be queued at once.
+absl::Status CheckAll(const SchedulerConfig& config, const std::vector<Request>& requests) {
+  for (const Request& request : requests) {
+    absl::Status status = Scheduler::Check(config, request);
+    if (!status.ok()) return status;
+  }
+  const uint64_t tokens = PromptTokens(requests);
+  if (requests.size() > config.max_waiting_requests || tokens > config.max_waiting_prompt_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("n: ",
+                                                   requests.size(),
+                                                   " sequences with ",
+                                                   tokens,
+                                                   " prompt tokens in all, the queue holds ",
+                                                   config.max_waiting_requests,
+                                                   " with ",
+                                                   config.max_waiting_prompt_tokens));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 struct Engine::Impl {
   struct Arrival {
-    Request request;
+    std::vector<Request> requests;
     absl::Time at;
   };
   struct CancelOne {
     std::string id;
     absl::Status why;
+    absl::Time at;
   };
   struct CancelEverything {
     absl::Status why;
     bool stop;  // and leave the loop
   };
-  using StepDone = absl::StatusOr<v1::StepResult>;
-  using Message = std::variant<Arrival, CancelOne, CancelEverything, StepDone>;
+  struct StepDone {
+    absl::StatusOr<v1::StepResult> result;
+    absl::Time at;
+  };
+  struct WatchUntil {
+    absl::Time until;
+  };
+  using Message = std::variant<Arrival, CancelOne, CancelEverything, StepDone, WatchUntil>;
 
   Impl(const SchedulerConfig& config, std::unique_ptr<WorkerGroup> workers, Metrics& metrics);
 
-  absl::Status Admit(const Request& request);
+  absl::Status Admit(const std::vector<Request>& requests);
   void Run();
   void Handle(Message& message);
+  void HandleStep(const StepDone& done, absl::Time now);
   void StartStep();
+  void CopyTable(absl::Time now);
   void Publish(const std::vector<Scheduler::Event>& events);
   void Deliver(std::vector<Scheduler::Event> events);
 
@@ -53,6 +100,10 @@ struct Engine::Impl {
   bool in_flight = false, stopping = false;
   absl::Status failure;                    // of the workers, once they are dead
   absl::Time last_progress = absl::Now();  // a step began or ended
+  // When the ranks became idle with requests pending; InfiniteFuture = nothing was pending.
+  absl::Time idle_since = absl::InfiniteFuture();
+  absl::Time watched_until = absl::InfinitePast();
+  absl::Time last_heat = absl::InfinitePast(), last_copy = absl::InfinitePast();
 
   // Guarded by mu.
   mutable std::mutex mu;
@@ -63,6 +114,7 @@ struct Engine::Impl {
   uint64_t told_finished = 0;                               // of these, on_event has returned
   bool draining = false;
   Snapshot state;
+  std::shared_ptr<const RequestTable> table = std::make_shared<RequestTable>();
 
   std::thread thread;  // last: starts when everything else is there
 };
@@ -76,6 +128,8 @@ Engine::Impl::Impl(const SchedulerConfig& scheduler_config,
       workers(std::move(group)) {
   state.last_progress = last_progress;
   state.blocks_total = config.blocks;
+  state.max_running = scheduler.max_running();
+  metrics.SetCacheConfig(config.block_positions, config.blocks);
   thread = std::thread([this] { Run(); });
 }
 
@@ -89,6 +143,7 @@ void Engine::Impl::Run() {
     } else if (!in_flight) {
       StartStep();
     }
+    CopyTable(absl::Now());
     std::vector<Scheduler::Event> events = scheduler.TakeEvents();
     Publish(events);  // first: whoever is told of a finish finds its blocks returned
     Deliver(std::move(events));
@@ -98,30 +153,56 @@ void Engine::Impl::Run() {
 void Engine::Impl::Handle(Message& message) {
   const absl::Time now = absl::Now();
   if (auto* arrival = std::get_if<Arrival>(&message)) {
-    scheduler.Add(std::move(arrival->request), arrival->at);
+    for (Request& request : arrival->requests) scheduler.Add(std::move(request), arrival->at);
   } else if (auto* cancel = std::get_if<CancelOne>(&message)) {
-    scheduler.Cancel(cancel->id, cancel->why, now);
+    scheduler.Cancel(cancel->id, cancel->why, cancel->at, now);
   } else if (auto* everything = std::get_if<CancelEverything>(&message)) {
     scheduler.CancelAll(everything->why, now);
     stopping |= everything->stop;
+  } else if (auto* watch = std::get_if<WatchUntil>(&message)) {
+    watched_until = std::max(watched_until, watch->until);
   } else {
-    const StepDone& result = std::get<StepDone>(message);
-    in_flight = false;
-    last_progress = now;
-    failure = result.ok() ? scheduler.Commit(*result, now) : result.status();
-    if (failure.ok()) return;
-    failure = absl::UnavailableError(absl::StrCat("workers failed: ", failure.message()));
-    spdlog::critical("{}", std::string(failure.message()));
+    HandleStep(std::get<StepDone>(message), now);
   }
 }
 
+void Engine::Impl::HandleStep(const StepDone& done, absl::Time now) {
+  in_flight = false;
+  last_progress = now;
+  failure = done.result.ok() ? scheduler.Commit(*done.result, now) : done.result.status();
+  const bool pending = scheduler.running() + scheduler.waiting() > 0;
+  idle_since = pending ? done.at : absl::InfiniteFuture();
+  if (failure.ok()) return;
+  failure = absl::UnavailableError(absl::StrCat("workers failed: ", failure.message()));
+  spdlog::critical("{}", std::string(failure.message()));
+}
+
 void Engine::Impl::StartStep() {
-  auto plan = std::make_shared<const v1::StepPlan>(scheduler.Plan(absl::Now()));
-  if (plan->work().empty()) return;
+  const absl::Time begin = absl::Now();
+  const bool report_blocks = begin < watched_until && begin - last_heat >= kWatchPeriod;
+  auto plan = std::make_shared<const v1::StepPlan>(scheduler.Plan(begin, report_blocks));
+  if (plan->work().empty()) {
+    idle_since = absl::InfiniteFuture();
+    return;
+  }
+  if (report_blocks) last_heat = begin;
   in_flight = true;
   last_progress = absl::Now();
-  workers->Submit(std::move(plan),
-                  [this](StepDone result) { inbox.Push(Message(std::move(result))); });
+  if (idle_since != absl::InfiniteFuture()) {
+    metrics.step_gap.Observe(absl::ToDoubleSeconds(last_progress - idle_since));
+  }
+  workers->Submit(std::move(plan), [this](absl::StatusOr<v1::StepResult> result) {
+    inbox.Push(StepDone{std::move(result), absl::Now()});
+  });
+}
+
+// For whoever watches, if it is time.
+void Engine::Impl::CopyTable(absl::Time now) {
+  if (now >= watched_until || now - last_copy < kWatchPeriod) return;
+  last_copy = now;
+  auto copy = std::make_shared<const RequestTable>(RequestTable{now, scheduler.Statuses(now)});
+  std::lock_guard lock(mu);
+  table.swap(copy);  // the old one is freed after the lock
 }
 
 // Makes the scheduler's numbers visible to other threads.
@@ -135,6 +216,7 @@ void Engine::Impl::Publish(const std::vector<Scheduler::Event>& events) {
   state.running = scheduler.running();
   state.blocks_used = scheduler.blocks().used();
   state.blocks_cached = scheduler.blocks().cached();
+  state.blocks_reserved = scheduler.reserved();
   state.last_progress = last_progress;
   state.steps = scheduler.committed_steps();
   state.healthy = failure.ok();
@@ -153,29 +235,32 @@ void Engine::Impl::Deliver(std::vector<Scheduler::Event> events) {
   if (told_finished == arrived_requests) all_finished.notify_all();
 }
 
-// Requires: mu held. Takes the request into account if nothing speaks against it.
-absl::Status Engine::Impl::Admit(const Request& request) {
+// Requires: mu held. Takes the requests into account if nothing speaks against them.
+absl::Status Engine::Impl::Admit(const std::vector<Request>& requests) {
   if (!state.healthy) return absl::UnavailableError("the workers have failed");
   if (draining) return absl::UnavailableError("the server is draining");
-  if (live.count(request.id) > 0) {
-    return absl::AlreadyExistsError(absl::StrCat("request_id: ", request.id, " is in progress"));
-  }
-  const uint64_t requests = arrived_requests - left_queue_requests;
-  const uint64_t tokens = arrived_tokens - left_queue_tokens;
-  if (requests >= config.max_waiting_requests ||
-      tokens + request.prompt.size() > config.max_waiting_prompt_tokens) {
+  const uint64_t waiting = arrived_requests - left_queue_requests;
+  const uint64_t waiting_tokens = arrived_tokens - left_queue_tokens;
+  const uint64_t tokens = PromptTokens(requests);
+  if (waiting + requests.size() > config.max_waiting_requests ||
+      waiting_tokens + tokens > config.max_waiting_prompt_tokens) {
     return absl::ResourceExhaustedError(absl::StrCat("queue full: ",
-                                                     requests,
+                                                     waiting,
                                                      " requests with ",
-                                                     tokens,
+                                                     waiting_tokens,
                                                      " prompt tokens are waiting, at most ",
                                                      config.max_waiting_requests,
                                                      " with ",
                                                      config.max_waiting_prompt_tokens));
   }
-  live.insert(request.id);
-  ++arrived_requests;
-  arrived_tokens += request.prompt.size();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (live.insert(requests[i].id).second) continue;
+    for (size_t taken = 0; taken < i; ++taken) live.erase(requests[taken].id);
+    return absl::AlreadyExistsError(
+        absl::StrCat("request_id: ", requests[i].id, " is in progress"));
+  }
+  arrived_requests += requests.size();
+  arrived_tokens += tokens;
   return absl::OkStatus();
 }
 
@@ -194,21 +279,42 @@ Engine::~Engine() {
 }
 
 absl::Status Engine::Submit(Request request) {
-  absl::Status status = Scheduler::Check(impl_->config, request);
+  std::vector<Request> requests;
+  requests.push_back(std::move(request));
+  return Submit(std::move(requests));
+}
+
+absl::Status Engine::Submit(std::vector<Request> requests) {
+  ASYNCTLS_CHECK(!requests.empty());
+  absl::Status status = CheckAll(impl_->config, requests);
   if (status.ok()) {
-    std::lock_guard lock(impl_->mu);
-    status = impl_->Admit(request);
+    const auto n = static_cast<double>(requests.size());
+    const double max_tokens = requests.front().max_tokens;
+    std::unique_lock lock(impl_->mu);
+    status = impl_->Admit(requests);
     if (status.ok()) {
-      impl_->inbox.Push(Impl::Arrival{std::move(request), absl::Now()});
+      impl_->inbox.Push(Impl::Arrival{std::move(requests), absl::Now()});
+      lock.unlock();
+      impl_->metrics.request_params_n.Observe(n);
+      impl_->metrics.request_params_max_tokens.Observe(max_tokens);
       return status;
     }
   }
-  impl_->metrics.CountRejected();
+  impl_->metrics.CountRejected(status);
   return status;
 }
 
 void Engine::Cancel(const std::string& id, absl::Status why) {
-  impl_->inbox.Push(Impl::CancelOne{id, std::move(why)});
+  impl_->inbox.Push(Impl::CancelOne{id, std::move(why), absl::Now()});
+}
+
+void Engine::Watch(absl::Duration duration) {
+  impl_->inbox.Push(Impl::WatchUntil{absl::Now() + duration});
+}
+
+std::shared_ptr<const RequestTable> Engine::Requests() const {
+  std::lock_guard lock(impl_->mu);
+  return impl_->table;
 }
 
 void Engine::Drain(absl::Duration limit) {
@@ -223,9 +329,21 @@ void Engine::Drain(absl::Duration limit) {
 }
 
 Engine::Snapshot Engine::snapshot() const {
-  std::lock_guard lock(impl_->mu);
-  Snapshot snapshot = impl_->state;
-  snapshot.waiting = static_cast<int>(impl_->arrived_requests - impl_->left_queue_requests);
+  Snapshot snapshot;
+  {
+    std::lock_guard lock(impl_->mu);
+    snapshot = impl_->state;
+    snapshot.waiting = static_cast<int>(impl_->arrived_requests - impl_->left_queue_requests);
+    snapshot.waiting_prompt_tokens = impl_->arrived_tokens - impl_->left_queue_tokens;
+  }
+  const Metrics& metrics = impl_->metrics;  // counters are atomic
+  snapshot.prompt_tokens_computed = Count(metrics.prompt_tokens_computed);
+  snapshot.generation_tokens = Count(metrics.generation_tokens);
+  snapshot.prefix_query_tokens = Count(metrics.prefix_cache_queries_tokens);
+  snapshot.prefix_hit_tokens = Count(metrics.prefix_cache_hits_tokens);
+  for (size_t i = 0; i < kStepPhases.size(); ++i) {
+    snapshot.step_phase_seconds[i] = metrics.step_phase_seconds[i]->Value();
+  }
   return snapshot;
 }
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "engine/base/host_port.h"
 #include "engine/base/json.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/io/tokenizer.h"
@@ -23,6 +24,7 @@ using google::protobuf::Message;
 using google::protobuf::Reflection;
 
 constexpr int64_t kMaxConfigFileBytes = 1 << 20;
+constexpr size_t kMaxModelNameBytes = 256;
 
 // What --help says of a field, and the range of a number (of `max` 0: no range of its own).
 struct FieldRule {
@@ -36,6 +38,9 @@ constexpr FieldRule kRules[] = {
     {"model", "model folder in HuggingFace layout (required)"},
     {"listen", "address of the gRPC service, HOST:PORT; port 0 = any free one"},
     {"metrics_listen", "address of GET /metrics, HOST:PORT, or none"},
+    {"http_listen", "address of the OpenAI-compatible HTTP service and status page, or none"},
+    {"served_model_name", "name of the model to clients; empty = the folder's name"},
+    {"metrics_compat", "vllm: the metrics again under vLLM's names; or none"},
     {"weights", "files, or synthetic: random weights of the model's shapes"},
     {"kv_memory_mib", "memory for KV and key codes of each rank, MiB", 1, 1 << 26},
     {"max_sequences", "requests generated at the same time", 1, 4096},
@@ -50,6 +55,8 @@ constexpr FieldRule kRules[] = {
      1ull << 40},
     {"max_message_mib", "largest gRPC message accepted, MiB", 1, 1024},
     {"drain_seconds", "how long SIGTERM lets running requests go on", 1, 86400},
+    {"stall_seconds", "without a step for this long, with work, the server is not ready", 1, 86400},
+    {"max_connections", "connections of each port", 1, 1 << 20},
     {"sparse.mode", "dense, exact or lagged, where a request names none"},
     {"sparse.selector", "code, or bound (needs --bound-selector)"},
     {"sparse.budget", "tokens attended per KV head, at most --max-budget", 128, 1 << 20},
@@ -304,6 +311,8 @@ v1::ServerConfig DefaultConfig() {
   v1::ServerConfig config;
   config.set_listen("0.0.0.0:50051");
   config.set_metrics_listen("0.0.0.0:9090");
+  config.set_http_listen("none");
+  config.set_metrics_compat("none");
   config.set_weights("files");
   config.set_kv_memory_mib(2048);
   config.set_max_sequences(32);
@@ -313,6 +322,8 @@ v1::ServerConfig DefaultConfig() {
   config.set_max_waiting_prompt_tokens(4194304);
   config.set_max_message_mib(16);
   config.set_drain_seconds(30);
+  config.set_stall_seconds(60);
+  config.set_max_connections(1024);
   v1::SparseParams& sparse = *config.mutable_sparse();
   sparse.set_mode(v1::ATTENTION_MODE_EXACT);
   sparse.set_selector(v1::SELECTOR_CODE);
@@ -355,7 +366,18 @@ absl::Status ValidateConfig(const v1::ServerConfig& config) {
     auto metrics = ParseHostPort("metrics_listen", config.metrics_listen());
     if (!metrics.ok()) return metrics.status();
   }
+  if (config.http_listen() != "none") {
+    auto http = ParseHostPort("http_listen", config.http_listen());
+    if (!http.ok()) return http.status();
+  }
+  if (config.served_model_name().size() > kMaxModelNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("served_model_name has ",
+                                                   config.served_model_name().size(),
+                                                   " bytes; the limit is ",
+                                                   kMaxModelNameBytes));
+  }
   absl::Status status = OneOf("weights", config.weights(), {"files", "synthetic"});
+  status.Update(OneOf("metrics_compat", config.metrics_compat(), {"none", "vllm"}));
   status.Update(
       OneOf("log_level", config.log_level(), {"trace", "debug", "info", "warn", "error", "off"}));
   status.Update(CheckRanges(config));
@@ -378,23 +400,6 @@ std::string ConfigHelp() {
     absl::StrAppendFormat(&out, " [%s]\n", value.empty() ? "empty" : value);
   }
   return out;
-}
-
-absl::StatusOr<std::pair<std::string, int>> ParseHostPort(const std::string& field,
-                                                          const std::string& value) {
-  const size_t colon = value.rfind(':');
-  int port = -1;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(value.substr(colon + 1), &port) || port < 0 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " '", value, "' is not HOST:PORT with a port from 0 to 65535"));
-  }
-  const std::string host = value.substr(0, colon);
-  if (absl::StrContains(host, ':') && host.front() != '[') {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " '", value, "': write an IPv6 address as [ADDRESS]:PORT"));
-  }
-  return std::make_pair(host, port);
 }
 
 }  // namespace asynctls

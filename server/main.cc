@@ -25,8 +25,7 @@
 #include "engine/worker/make_cpu_worker.h"
 #include "engine/worker/worker_group.h"
 #include "server/config.h"
-#include "server/grpc_server.h"
-#include "server/metrics_listener.h"
+#include "server/server.h"
 #include "server/startup.h"
 
 namespace asynctls {
@@ -130,7 +129,7 @@ absl::StatusOr<Workers> StartWatched(const v1::ServerConfig& config,
 }
 
 // Until a signal has come and the drain is over, or the engine is dead. Returns the exit code.
-int Serve(GrpcServer& server, absl::Duration drain_limit, const sigset_t& signals) {
+int Serve(Server& server, absl::Duration drain_limit, const sigset_t& signals) {
   while (!WaitSecond(signals)) {
     if (server.UpdateHealth()) continue;
     spdlog::critical("the workers have failed; exiting so that all ranks start afresh");
@@ -151,36 +150,36 @@ int Serve(GrpcServer& server, absl::Duration drain_limit, const sigset_t& signal
   return 0;
 }
 
+void PrintPort(const char* what, const std::string& listen, int port) {
+  absl::PrintF("%s %s:%d\n", what, listen.substr(0, listen.rfind(':')), port);
+}
+
 absl::StatusOr<int> Run(const v1::ServerConfig& config) {
   const sigset_t signals = BlockSignals();
-  auto tokenizer = Tokenizer::Load((fs::path(config.model()) / "tokenizer.json").string());
-  if (!tokenizer.ok()) return tokenizer.status();
-  absl::StatusOr<Workers> workers = StartWatched(config, **tokenizer, signals);
-  if (!workers.ok()) return workers.status();
-  std::fputs(StartupTable(workers->init).c_str(), stderr);
-
   auto registry = std::make_shared<prometheus::Registry>();
   Metrics metrics(*registry);
+  std::unique_ptr<Tokenizer> tokenizer;  // these two outlive the server
+  std::unique_ptr<Engine> engine;
+  auto server = Server::Start(config, metrics, registry);
+  if (!server.ok()) return server.status();
+
+  auto loaded = Tokenizer::Load((fs::path(config.model()) / "tokenizer.json").string());
+  if (!loaded.ok()) return loaded.status();
+  tokenizer = *std::move(loaded);
+  absl::StatusOr<Workers> workers = StartWatched(config, *tokenizer, signals);
+  if (!workers.ok()) return workers.status();
+  std::fputs(StartupTable(workers->init).c_str(), stderr);
   for (const v1::InitReply::Phase& phase : workers->init.startup()) {
     metrics.SetStartup(phase.name(), phase.seconds());
   }
-  Engine engine(SchedulerConfigFrom(config, workers->init), std::move(workers->group), metrics);
-  InferenceService service(ServiceOptionsFrom(config, workers->init, (*tokenizer)->vocab_size()),
-                           engine,
-                           **tokenizer,
-                           metrics);
-  std::unique_ptr<MetricsListener> metrics_listener;
-  if (config.metrics_listen() != "none") {
-    auto listener = MetricsListener::Start(config.metrics_listen(), registry);
-    if (!listener.ok()) return listener.status();
-    metrics_listener = *std::move(listener);
-    const auto address = ParseHostPort("metrics_listen", config.metrics_listen());
-    absl::PrintF("metrics on %s:%d\n", address->first, metrics_listener->port());
+  engine = std::make_unique<Engine>(
+      SchedulerConfigFrom(config, workers->init), std::move(workers->group), metrics);
+  (*server)->Open(
+      FrontendOptionsFrom(config, workers->init, tokenizer->vocab_size()), *engine, *tokenizer);
+  if ((*server)->metrics_port() > 0) {
+    PrintPort("metrics on", config.metrics_listen(), (*server)->metrics_port());
   }
-  auto server = GrpcServer::Start(config, service, engine);
-  if (!server.ok()) return server.status();
-  const auto address = ParseHostPort("listen", config.listen());
-  absl::PrintF("asynctls-server listening on %s:%d\n", address->first, (*server)->port());
+  PrintPort("asynctls-server listening on", config.listen(), (*server)->grpc_port());
   std::fflush(stdout);
   return Serve(**server, absl::Seconds(config.drain_seconds()), signals);
 }

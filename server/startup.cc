@@ -45,16 +45,18 @@ SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::In
   return out;
 }
 
-InferenceService::Options ServiceOptionsFrom(const v1::ServerConfig& config,
-                                             const v1::InitReply& init,
-                                             uint32_t tokenizer_vocab) {
+Frontend::Options FrontendOptionsFrom(const v1::ServerConfig& config,
+                                      const v1::InitReply& init,
+                                      uint32_t tokenizer_vocab) {
   const uint64_t capacity = uint64_t{init.blocks()} * init.block_positions();
-  InferenceService::Options out;
+  Frontend::Options out;
+  out.max_running_requests = config.max_sequences();
   out.max_waiting_requests = config.max_waiting_requests();
   out.max_waiting_prompt_tokens = config.max_waiting_prompt_tokens();
 
   ServingLimits& limits = out.limits;
   limits.model = init.model();
+  if (!config.served_model_name().empty()) limits.model.set_name(config.served_model_name());
   limits.vocab = std::min(tokenizer_vocab, init.model().vocab_size());
   limits.sparse = config.sparse();
   limits.max_positions =
@@ -63,7 +65,7 @@ InferenceService::Options ServiceOptionsFrom(const v1::ServerConfig& config,
   limits.bound_selector = config.bound_selector();
 
   v1::GetModelInfoResponse& info = out.info;
-  *info.mutable_model() = init.model();
+  *info.mutable_model() = limits.model;
   info.set_server_version(ServerVersion());
   *info.mutable_default_sparse() = config.sparse();
   info.set_max_prompt_tokens(limits.max_positions - 1);

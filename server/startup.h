@@ -9,7 +9,7 @@
 #include "asynctls/v1/config.pb.h"
 #include "asynctls/v1/worker.pb.h"
 #include "engine/engine.h"
-#include "server/inference_service.h"
+#include "server/frontend/frontend.h"
 
 namespace asynctls {
 
@@ -24,9 +24,9 @@ SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::In
 
 // `tokenizer_vocab`: ids below it are in the tokenizer. A checkpoint's embedding may have more
 // rows, which no text reaches; requests may name neither these nor ids beyond the embedding.
-InferenceService::Options ServiceOptionsFrom(const v1::ServerConfig& config,
-                                             const v1::InitReply& init,
-                                             uint32_t tokenizer_vocab);
+Frontend::Options FrontendOptionsFrom(const v1::ServerConfig& config,
+                                      const v1::InitReply& init,
+                                      uint32_t tokenizer_vocab);
 
 // The memory plan and the phases of startup, for people.
 std::string StartupTable(const v1::InitReply& init);

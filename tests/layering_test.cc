@@ -71,6 +71,7 @@ const std::vector<Part>& Parts() {
        {"engine/base/",
         "engine/metrics/",
         "engine/scheduler/request.h",
+        "engine/scheduler/request_status.h",
         "engine/scheduler/scheduler.h",
         "engine/text/",
         "engine/worker/worker",
@@ -91,8 +92,8 @@ const std::vector<Part>& Parts() {
 // Third-party headers that may appear only below these prefixes.
 const std::map<std::string, std::vector<std::string>>& Reserved() {
   static const std::map<std::string, std::vector<std::string>> reserved = {
-      {"grpcpp/", {"server/", "client/"}},
-      {"grpc/", {"server/", "client/"}},
+      {"grpcpp/", {"server/grpc/", "client/"}},
+      {"grpc/", {"server/grpc/", "client/"}},
       {"gloo/", {"engine/parallel/gloo_"}},
       {"nccl", {"engine/parallel/nccl_"}},
       {"cuda", {"kernels/device/", "kernels/cuda/", "engine/parallel/nccl_"}},

@@ -16,10 +16,10 @@
 namespace asynctls {
 
 enum class FinishReason {
-  kStop,      // an end token or a stop id
-  kLength,    // max_tokens reached
-  kAborted,   // Engine::Cancel; `status` says why
-  kFailed,    // the engine could not go on; `status` says why
+  kStop,     // an end token or a stop id
+  kLength,   // max_tokens reached
+  kAborted,  // Engine::Cancel; `status` says why
+  kFailed,   // the engine could not go on; `status` says why
 };
 
 struct RequestUsage {
@@ -53,9 +53,9 @@ struct Request {
   std::vector<uint32_t> prompt;
   uint32_t max_tokens = 0;  // >= 1
   v1::SamplingParams sampling;
-  v1::SparseParams sparse;             // resolved: no UNSPECIFIED, no zero budget
-  std::vector<uint32_t> stop_tokens;   // end tokens and stop ids
-  uint32_t tail = 0;                   // last prompt tokens that go through the decode path
+  v1::SparseParams sparse;            // resolved: no UNSPECIFIED, no zero budget
+  std::vector<uint32_t> stop_tokens;  // end tokens and stop ids
+  uint32_t tail = 0;                  // last prompt tokens that go through the decode path
   std::string cache_salt;
   int32_t priority = 0;  // higher is admitted first
   // Not empty: the id of an earlier request with the same prompt and salt, submitted together with

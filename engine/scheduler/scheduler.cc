@@ -12,18 +12,24 @@ namespace asynctls {
 namespace {
 
 // Waiting requests looked at per step behind one that does not fit: bounds the prefix look-ups.
-constexpr int kLookahead = 16;
+constexpr size_t kLookahead = 16;
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
+
+size_t ClassOf(const Request& request) {
+  return static_cast<size_t>(PriorityClassOf(request.priority));
+}
 
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerConfig& config, Metrics& metrics)
-    : config_(config), metrics_(metrics), allocator_(config.blocks) {
+    : config_(config),
+      lanes_(std::min(config.max_lanes, config.max_step_tokens)),
+      metrics_(metrics),
+      allocator_(config.blocks) {
   ASYNCTLS_CHECK(config_.block_positions > 0 && config_.max_step_tokens > 0);
-  for (Lane lane = 0; lane < std::min(config_.max_lanes, config_.max_step_tokens); ++lane) {
-    free_lanes_.insert(lane);
-  }
+  for (Lane lane = 0; lane < lanes_; ++lane) free_lanes_.insert(lane);
+  metrics_.requests_max_running.Set(lanes_);
   UpdateBlockGauges();
 }
 
@@ -77,10 +83,24 @@ absl::Status Scheduler::Check(const SchedulerConfig& config, const Request& requ
 
 void Scheduler::Add(Request request, absl::Time arrived) {
   const BlockName root = namer_.Root(config_.fingerprint, request.cache_salt);
-  waiting_.push_back(std::make_unique<Sequence>(
-      std::move(request), arrived, config_.block_positions, allocator_, namer_, root));
+  auto sequence = std::make_unique<Sequence>(
+      std::move(request), arrived, config_.block_positions, allocator_, namer_, root);
+  const Request& added = sequence->request();
+  const auto leads = [&](const auto& other) {
+    return other->request().id == added.follows && !other->finished && !other->prompt_done();
+  };
+  sequence->held_back =
+      !added.follows.empty() && (std::any_of(waiting_.begin(), waiting_.end(), leads) ||
+                                 std::any_of(running_.begin(), running_.end(), leads));
   metrics_.requests_started.Increment();
   metrics_.requests_waiting.Increment();
+  metrics_.waiting_by_priority[ClassOf(added)]->Increment();
+  metrics_.waiting_prompt_tokens.Increment(static_cast<double>(added.prompt.size()));
+  const auto behind = [](int32_t priority, const auto& other) {
+    return priority > other->request().priority;
+  };
+  const auto place = std::upper_bound(waiting_.begin(), waiting_.end(), added.priority, behind);
+  waiting_.insert(place, std::move(sequence));
 }
 
 // ------------------------------------------------------------------------------------ admission --
@@ -99,16 +119,21 @@ bool Scheduler::Fits(const Sequence& sequence) const {
          sequence.full_blocks() - sequence.CountHeldHits() <= room;
 }
 
+// In the order of the queue. One that does not fit lets those behind it pass, max_overtakes of
+// them; one that is held back is not in anybody's way.
 void Scheduler::Admit(absl::Time now) {
-  int passed = 0;
-  for (size_t i = 0; i < waiting_.size() && !free_lanes_.empty() && passed < kLookahead;) {
-    // The first in the queue is the one overtaken most often.
-    if (i > 0 && waiting_.front()->overtaken >= config_.max_overtakes) return;
-    if (!Fits(*waiting_[i])) {
-      ++i, ++passed;
+  std::vector<Sequence*> passed;
+  for (size_t i = 0; i < waiting_.size() && !free_lanes_.empty() && passed.size() < kLookahead;) {
+    const bool closed = std::any_of(passed.begin(), passed.end(), [this](const Sequence* earlier) {
+      return earlier->overtaken >= config_.max_overtakes;
+    });
+    if (closed) return;
+    if (waiting_[i]->held_back || !Fits(*waiting_[i])) {
+      if (!waiting_[i]->held_back) passed.push_back(waiting_[i].get());
+      ++i;
       continue;
     }
-    for (size_t earlier = 0; earlier < i; ++earlier) ++waiting_[earlier]->overtaken;
+    for (Sequence* earlier : passed) ++earlier->overtaken;
     std::unique_ptr<Sequence> sequence = std::move(waiting_[i]);
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     Enter(std::move(sequence), now);
@@ -122,20 +147,31 @@ void Scheduler::Enter(std::unique_ptr<Sequence> sequence, absl::Time now) {
   sequence->admitted = now;
   metrics_.requests_running.Increment();
   metrics_.queue_time.Observe(Seconds(now - sequence->arrived));
-  metrics_.prefix_cache_queries_tokens.Increment(sequence->usage.prompt_tokens);
+  if (!sequence->wants_prompt_log_probs()) {
+    metrics_.prefix_cache_queries_tokens.Increment(sequence->usage.prompt_tokens);
+  }
   AdoptPrefix(*sequence);  // now: what it finds counts in the next one's Fits
   running_.push_back(std::move(sequence));
 }
 
 void Scheduler::LeaveQueue(const Sequence& sequence) {
   metrics_.requests_waiting.Decrement();
+  metrics_.waiting_by_priority[ClassOf(sequence.request())]->Decrement();
+  metrics_.waiting_prompt_tokens.Decrement(static_cast<double>(sequence.request().prompt.size()));
   ++left_queue_requests_;
   left_queue_tokens_ += sequence.request().prompt.size();
 }
 
+// The request has read its prompt, or never will.
+void Scheduler::ReleaseFollowers(const std::string& id) {
+  for (const auto& sequence : waiting_) {
+    if (sequence->held_back && sequence->request().follows == id) sequence->held_back = false;
+  }
+}
+
 // ------------------------------------------------------------------------------------- planning --
 
-v1::StepPlan Scheduler::Plan(absl::Time now) {
+v1::StepPlan Scheduler::Plan(absl::Time now, bool report_blocks) {
   ASYNCTLS_CHECK(!in_flight_);
   Admit(now);
   uint32_t decodes = 0;
@@ -144,11 +180,14 @@ v1::StepPlan Scheduler::Plan(absl::Time now) {
     decodes += sequence->prefill_left() == 0;
   }
   v1::StepPlan plan;
-  PlanPrefill(config_.max_step_tokens - decodes, plan);
-  PlanDecodes(plan);
+  const uint32_t prefill_rows = PlanPrefill(config_.max_step_tokens - decodes, plan);
+  const uint32_t decode_rows = PlanDecodes(plan);
   UpdateBlockGauges();
   if (plan.work().empty()) return plan;
+  CountRows(prefill_rows, decode_rows);
   plan.set_step(++step_);
+  plan.set_report_blocks(report_blocks);
+  heat_in_flight_ = report_blocks;
   plan.mutable_released_lanes()->Add(released_.begin(), released_.end());
   released_.clear();
   in_flight_ = true;
@@ -157,13 +196,15 @@ v1::StepPlan Scheduler::Plan(absl::Time now) {
 }
 
 void Scheduler::AdoptPrefix(Sequence& sequence) {
-  metrics_.prefix_cache_hits_tokens.Increment(sequence.AdoptPrefix());
+  const uint32_t found = sequence.AdoptPrefix();
+  metrics_.prefix_cache_hits_tokens.Increment(found);
+  metrics_.prompt_tokens_cached.Increment(found);
 }
 
 // The budget is shared max-min fair: everybody gets an equal share, and what short ones leave goes
 // to the longer. A sequence about to compute what an older one is computing waits and takes it
 // over.
-void Scheduler::PlanPrefill(uint32_t budget, v1::StepPlan& plan) {
+uint32_t Scheduler::PlanPrefill(uint32_t budget, v1::StepPlan& plan) {
   std::vector<Sequence*> reading;
   for (const auto& sequence : running_) {
     if (sequence->prefill_left() == 0) continue;
@@ -184,18 +225,26 @@ void Scheduler::PlanPrefill(uint32_t budget, v1::StepPlan& plan) {
     budget -= rows[by_length[i]];
   }
   for (size_t i = 0; i < reading.size(); ++i) AddWork(*reading[i], rows[i], plan);
-  const uint32_t total = std::accumulate(rows.begin(), rows.end(), 0u);
-  if (total > 0) metrics_.step_rows_prefill.Observe(total);
+  return std::accumulate(rows.begin(), rows.end(), 0u);
 }
 
-void Scheduler::PlanDecodes(v1::StepPlan& plan) {
+uint32_t Scheduler::PlanDecodes(v1::StepPlan& plan) {
   uint32_t rows = 0;
   for (const auto& sequence : running_) {
     if (sequence->prefill_left() > 0) continue;
     AddWork(*sequence, 1, plan);
     ++rows;
   }
-  if (rows > 0) metrics_.step_rows_decode.Observe(rows);
+  return rows;
+}
+
+void Scheduler::CountRows(uint32_t prefill, uint32_t decode) {
+  kind_in_flight_ = decode == 0    ? StepKind::kPrefill
+                    : prefill == 0 ? StepKind::kDecode
+                                   : StepKind::kMixed;
+  if (prefill > 0) metrics_.step_rows_prefill.Observe(prefill);
+  if (decode > 0) metrics_.step_rows_decode.Observe(decode);
+  metrics_.iteration_tokens.Observe(prefill + decode);
 }
 
 void Scheduler::AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan) {
@@ -220,6 +269,16 @@ void Scheduler::UpdateBlockGauges() {
   metrics_.kv_blocks.reserved.Set(reserved);
   metrics_.kv_blocks.total.Set(total);
   metrics_.kv_usage_ratio.Set(total > 0 ? (used + reserved) / total : 0);
+}
+
+std::vector<RequestStatus> Scheduler::Statuses(absl::Time now) const {
+  std::vector<RequestStatus> statuses;
+  for (const Sequences* sequences : {&running_, &waiting_}) {
+    for (const auto& sequence : *sequences) {
+      if (!sequence->finished) statuses.push_back(sequence->Status(now));
+    }
+  }
+  return statuses;
 }
 
 int Scheduler::running() const {

@@ -18,6 +18,7 @@
 #include "engine/blocks/block_name.h"
 #include "engine/metrics/metrics.h"
 #include "engine/scheduler/request.h"
+#include "engine/scheduler/request_status.h"
 #include "engine/scheduler/sequence.h"
 
 namespace asynctls {
@@ -34,7 +35,7 @@ struct SchedulerConfig {
   uint32_t max_step_tokens = 1024;
   uint32_t max_waiting_requests = 256;
   uint64_t max_waiting_prompt_tokens = 4194304;
-  // How many later requests may be admitted before one that does not fit yet.
+  // How many requests behind one that does not fit yet may be admitted before it.
   uint32_t max_overtakes = 8;
 };
 
@@ -52,12 +53,14 @@ class Scheduler {
   // Any thread: whether the request can ever run. Errors: INVALID_ARGUMENT with field and numbers.
   static absl::Status Check(const SchedulerConfig& config, const Request& request);
 
-  // Takes a checked request whose id no other unfinished one has; `arrived` starts its clocks.
+  // Takes a checked request whose id no other unfinished one has; `arrived` starts its clocks. The
+  // one it follows has been added before.
   void Add(Request request, absl::Time arrived);
 
   // Ends requests at once, with kAborted and `why`; unknown ids are ignored. Lane and blocks of one
-  // in the plan in flight are kept until that step returns.
-  void Cancel(const std::string& id, const absl::Status& why, absl::Time now);
+  // in the plan in flight are kept until that step returns. `asked` <= now: when the caller said
+  // so.
+  void Cancel(const std::string& id, const absl::Status& why, absl::Time asked, absl::Time now);
   void CancelAll(const absl::Status& why, absl::Time now);
   // Ends those whose deadline has passed, in any phase (kAborted, DEADLINE_EXCEEDED).
   void Expire(absl::Time now);
@@ -66,8 +69,8 @@ class Scheduler {
   void FailAll(const absl::Status& why, absl::Time now);
 
   // The next step; without `work` when there is nothing to do. Requires: no plan in flight. A plan
-  // with work is in flight until Commit or FailAll.
-  v1::StepPlan Plan(absl::Time now);
+  // with work is in flight until Commit or FailAll. `report_blocks`: the ranks report block heat.
+  v1::StepPlan Plan(absl::Time now, bool report_blocks);
 
   // Applies the result of the plan in flight. Errors: INTERNAL when it does not answer that plan
   // (nothing is changed; FailAll is what is left to do).
@@ -76,6 +79,10 @@ class Scheduler {
   // News since the last call, in order.
   std::vector<Event> TakeEvents() { return std::exchange(events_, {}); }
 
+  // A copy of what is live, for a status page.
+  std::vector<RequestStatus> Statuses(absl::Time now) const;
+
+  int max_running() const { return static_cast<int>(lanes_); }
   int running() const;  // admitted and not finished
   int waiting() const { return static_cast<int>(waiting_.size()); }
   // Of all requests ever added: those no longer waiting, and their prompt tokens.
@@ -93,37 +100,53 @@ class Scheduler {
   bool Fits(const Sequence& sequence) const;
   void Enter(std::unique_ptr<Sequence> sequence, absl::Time now);
   void LeaveQueue(const Sequence& sequence);
+  void ReleaseFollowers(const std::string& id);
 
   // Planning.
   void AdoptPrefix(Sequence& sequence);
-  void PlanPrefill(uint32_t budget, v1::StepPlan& plan);
-  void PlanDecodes(v1::StepPlan& plan);
+  // Both return the rows they planned.
+  uint32_t PlanPrefill(uint32_t budget, v1::StepPlan& plan);
+  uint32_t PlanDecodes(v1::StepPlan& plan);
+  void CountRows(uint32_t prefill, uint32_t decode);
   void AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan);
 
   // Committing.
   absl::Status CheckResult(const v1::StepResult& result) const;
+  absl::Status CheckTokens(const v1::StepResult& result) const;
+  absl::Status CheckReads(const v1::StepResult& result) const;
+  absl::Status CheckPromptTokens(const v1::StepResult& result) const;
+  bool ValidTop(const v1::TopIds& top) const;
   void CommitSequence(Sequence& sequence, const v1::StepResult& result, absl::Time now);
+  void CommitPromptTokens(Sequence& sequence, const v1::StepResult& result);
   void CommitToken(Sequence& sequence, const v1::SampledToken& sampled, absl::Time now);
   void CountReads(const v1::StepResult& result);
 
   // Ending. `End` selects unfinished sequences, waiting or running, and finishes them.
+  struct Ending {
+    FinishReason reason;
+    absl::Status why;
+    absl::Time asked, now;
+  };
   template <class Predicate>
-  void End(Predicate which, FinishReason reason, const absl::Status& why, absl::Time now);
+  void End(Predicate which, const Ending& ending);
   void Finish(Sequence& sequence,
               FinishReason reason,
               const absl::Status& why,
               std::optional<Token> stop_token,
               absl::Time now);
-  void DropFinished();
+  void ObserveFinish(const Sequence& sequence, const TokenEvent::Finished& finished);
+  void DropFinished(absl::Time now);
+  void ObserveFreed(const Sequence& sequence, absl::Time now);
   void UpdateBlockGauges();
   Sequence* OnLane(Lane lane) const;
 
   const SchedulerConfig config_;
+  const uint32_t lanes_;
   const BlockNamer namer_;
   Metrics& metrics_;
 
   BlockAllocator allocator_;  // outlives the sequences below
-  Sequences waiting_;         // in order of arrival
+  Sequences waiting_;         // by priority, then in order of arrival
   Sequences running_;         // in order of admission; finished ones while their step is in flight
   std::set<Lane> free_lanes_;
   std::vector<Lane> released_;  // to be told with the next plan
@@ -131,6 +154,8 @@ class Scheduler {
   uint64_t step_ = 0;
   int64_t committed_steps_ = 0;
   bool in_flight_ = false;
+  bool heat_in_flight_ = false;  // the plan in flight asks for block heat
+  StepKind kind_in_flight_ = StepKind::kDecode;
   absl::Time planned_at_;
   uint64_t left_queue_requests_ = 0, left_queue_tokens_ = 0;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The other half of the scheduler: applying a step's result, and ending requests.
 #include <algorithm>
+#include <map>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -43,11 +44,26 @@ absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
     return absl::InternalError(
         absl::StrCat("workers answered step ", result.step(), " instead of ", step_));
   }
+  absl::Status status = CheckTokens(result);
+  if (status.ok()) status = CheckReads(result);
+  if (status.ok()) status = CheckPromptTokens(result);
+  return status;
+}
+
+bool Scheduler::ValidTop(const v1::TopIds& top) const {
+  return top.ids_size() == top.log_probs_size() &&
+         std::all_of(top.ids().begin(), top.ids().end(), [this](uint32_t id) {
+           return id < config_.vocab_size;
+         });
+}
+
+absl::Status Scheduler::CheckTokens(const v1::StepResult& result) const {
   std::set<Lane> sampled;
   for (const v1::SampledToken& token : result.sampled()) {
     const Sequence* sequence = OnLane(token.lane());
     if (sequence == nullptr || !sequence->sample_in_flight() ||
-        token.token() >= config_.vocab_size || !sampled.insert(token.lane()).second) {
+        token.token() >= config_.vocab_size || !ValidTop(token.top()) ||
+        !sampled.insert(token.lane()).second) {
       return absl::InternalError(absl::StrCat(
           "step ", step_, ": unexpected token ", token.token(), " on lane ", token.lane()));
     }
@@ -59,13 +75,67 @@ absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
           absl::StrCat("step ", step_, ": no token for lane ", *sequence->lane));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::CheckReads(const v1::StepResult& result) const {
   for (const v1::LaneRead& read : result.reads()) {
     const Sequence* sequence = OnLane(read.lane());
+    const auto blocks = static_cast<int64_t>(read.block_heat().size());
     if (sequence == nullptr || !sequence->decode_in_flight() ||
-        read.mode() < v1::ATTENTION_MODE_DENSE || read.mode() > v1::ATTENTION_MODE_LAGGED) {
-      return absl::InternalError(absl::StrCat(
-          "step ", step_, ": unexpected read of lane ", read.lane(), ", mode ", read.mode()));
+        read.mode() < v1::ATTENTION_MODE_DENSE || read.mode() > v1::ATTENTION_MODE_LAGGED ||
+        blocks > (heat_in_flight_ ? sequence->held() : 0)) {
+      return absl::InternalError(absl::StrCat("step ",
+                                              step_,
+                                              ": unexpected read of lane ",
+                                              read.lane(),
+                                              ", mode ",
+                                              read.mode(),
+                                              ", heat of ",
+                                              blocks,
+                                              " blocks"));
     }
+  }
+  return absl::OkStatus();
+}
+
+// The rows of a step say something about the tokens behind them. Those of a lane come in order,
+// each once, and with the prompt's last row all of them have come.
+absl::Status Scheduler::CheckPromptTokens(const v1::StepResult& result) const {
+  std::map<Lane, uint64_t> told;
+  for (const auto& sequence : running_) {
+    if (sequence->rows_in_flight() > 0 && sequence->wants_prompt_log_probs()) {
+      told[*sequence->lane] = sequence->log_probs_told;
+    }
+  }
+  const auto refused = [this](Lane lane, uint64_t start, int count) {
+    return absl::InternalError(absl::StrCat("step ",
+                                            step_,
+                                            ": unexpected prompt log-probabilities on lane ",
+                                            lane,
+                                            ": ",
+                                            count,
+                                            " from position ",
+                                            start));
+  };
+  for (const v1::PromptTokens& tokens : result.prompt_tokens()) {
+    const auto it = told.find(tokens.lane());
+    const int count = tokens.log_probs_size();
+    if (it == told.end() || tokens.start() != it->second || count == 0 ||
+        tokens.start() + uint64_t(count) > OnLane(tokens.lane())->log_probs_due() ||
+        (tokens.top_size() != 0 && tokens.top_size() != count) ||
+        !std::all_of(tokens.top().begin(), tokens.top().end(), [this](const v1::TopIds& top) {
+          return ValidTop(top);
+        })) {
+      return refused(tokens.lane(), tokens.start(), count);
+    }
+    it->second += static_cast<uint64_t>(count);
+  }
+  for (const auto& [lane, end] : told) {
+    const Sequence& sequence = *OnLane(lane);
+    const uint32_t size = sequence.usage.prompt_tokens;
+    const bool all = sequence.computed() + sequence.rows_in_flight() >= size;
+    if (all && end != size) return refused(lane, end, 0);
   }
   return absl::OkStatus();
 }
@@ -76,20 +146,22 @@ absl::Status Scheduler::Commit(const v1::StepResult& result, absl::Time now) {
   if (!valid.ok()) return valid;
   in_flight_ = false;
   ++committed_steps_;
-  metrics_.step_seconds.Observe(Seconds(now - planned_at_));
+  metrics_.step_seconds[static_cast<size_t>(kind_in_flight_)]->Observe(Seconds(now - planned_at_));
   for (const auto& phase : result.phases()) metrics_.AddStepPhase(phase.name(), phase.seconds());
   CountReads(result);
   for (const auto& sequence : running_) {
     if (sequence->rows_in_flight() > 0) CommitSequence(*sequence, result, now);
   }
-  DropFinished();
+  DropFinished(now);
   return absl::OkStatus();
 }
 
 void Scheduler::CountReads(const v1::StepResult& result) {
   metrics_.selection_nan_heads.Increment(static_cast<double>(result.nan_heads()));
   for (const v1::LaneRead& read : result.reads()) {
-    AddKvRead(OnLane(read.lane())->usage.kv_read, read.read());
+    Sequence& sequence = *OnLane(read.lane());
+    AddKvRead(sequence.usage.kv_read, read.read());
+    if (heat_in_flight_) sequence.block_heat = read.block_heat();
     const auto& counters = metrics_.kv_reads[read.mode() - v1::ATTENTION_MODE_DENSE];
     counters.blocks->Increment(static_cast<double>(read.read().blocks()));
     counters.tokens->Increment(static_cast<double>(read.read().tokens()));
@@ -99,10 +171,13 @@ void Scheduler::CountReads(const v1::StepResult& result) {
 }
 
 void Scheduler::CommitSequence(Sequence& sequence, const v1::StepResult& result, absl::Time now) {
-  if (!sequence.prompt_done()) metrics_.prompt_tokens.Increment(sequence.rows_in_flight());
+  const bool reading = !sequence.prompt_done();
+  if (reading) metrics_.prompt_tokens_computed.Increment(sequence.rows_in_flight());
   sequence.usage.decode_steps += sequence.decode_in_flight();
   sequence.CommitRows();
   if (sequence.finished) return;
+  if (reading && sequence.prompt_done()) ReleaseFollowers(sequence.request().id);
+  if (sequence.wants_prompt_log_probs()) CommitPromptTokens(sequence, result);
   if (!sequence.decode_in_flight() && !sequence.prompt_done()) {
     TokenEvent progress;
     progress.prompt_tokens_done = sequence.computed();
@@ -111,6 +186,16 @@ void Scheduler::CommitSequence(Sequence& sequence, const v1::StepResult& result,
   if (!sequence.sample_in_flight()) return;
   for (const v1::SampledToken& sampled : result.sampled()) {
     if (sampled.lane() == *sequence.lane) CommitToken(sequence, sampled, now);
+  }
+}
+
+void Scheduler::CommitPromptTokens(Sequence& sequence, const v1::StepResult& result) {
+  for (const v1::PromptTokens& tokens : result.prompt_tokens()) {
+    if (tokens.lane() != *sequence.lane) continue;
+    sequence.log_probs_told += static_cast<uint32_t>(tokens.log_probs_size());
+    TokenEvent event;
+    event.prompt_log_probs = tokens;
+    events_.push_back({sequence.shared_request(), std::move(event)});
   }
 }
 
@@ -133,6 +218,7 @@ void Scheduler::CommitToken(Sequence& sequence, const v1::SampledToken& sampled,
   TokenEvent event;
   event.token = sampled.token();
   event.log_prob = sampled.log_prob();
+  event.top = sampled.top();
   events_.push_back({sequence.shared_request(), std::move(event)});
   if (sequence.generated_all()) {
     Finish(sequence, FinishReason::kLength, absl::OkStatus(), std::nullopt, now);
@@ -142,32 +228,34 @@ void Scheduler::CommitToken(Sequence& sequence, const v1::SampledToken& sampled,
 // --------------------------------------------------------------------------------------- ending --
 
 template <class Predicate>
-void Scheduler::End(Predicate which, FinishReason reason, const absl::Status& why, absl::Time now) {
-  for (const auto& sequence : waiting_) {
-    if (which(*sequence)) Finish(*sequence, reason, why, std::nullopt, now);
-  }
-  for (const auto& sequence : running_) {
-    if (!sequence->finished && which(*sequence)) {
-      Finish(*sequence, reason, why, std::nullopt, now);
-    }
-  }
-  DropFinished();
+void Scheduler::End(Predicate which, const Ending& ending) {
+  const auto end = [&](Sequence& sequence) {
+    if (sequence.finished || !which(sequence)) return;
+    if (ending.reason == FinishReason::kAborted) sequence.abort_asked = ending.asked;
+    Finish(sequence, ending.reason, ending.why, std::nullopt, ending.now);
+  };
+  for (const auto& sequence : waiting_) end(*sequence);
+  for (const auto& sequence : running_) end(*sequence);
+  DropFinished(ending.now);
 }
 
-void Scheduler::Cancel(const std::string& id, const absl::Status& why, absl::Time now) {
-  End([&](const Sequence& s) { return s.request().id == id; }, FinishReason::kAborted, why, now);
+void Scheduler::Cancel(const std::string& id,
+                       const absl::Status& why,
+                       absl::Time asked,
+                       absl::Time now) {
+  End([&](const Sequence& s) { return s.request().id == id; },
+      {FinishReason::kAborted, why, asked, now});
 }
 
 void Scheduler::CancelAll(const absl::Status& why, absl::Time now) {
-  End([](const Sequence&) { return true; }, FinishReason::kAborted, why, now);
+  End([](const Sequence&) { return true; }, {FinishReason::kAborted, why, now, now});
 }
 
 void Scheduler::Expire(absl::Time now) {
-  if (NextDeadline() > now) return;
+  const absl::Time first = NextDeadline();
+  if (first > now) return;
   End([&](const Sequence& s) { return s.request().deadline <= now; },
-      FinishReason::kAborted,
-      absl::DeadlineExceededError("deadline exceeded"),
-      now);
+      {FinishReason::kAborted, absl::DeadlineExceededError("deadline exceeded"), first, now});
 }
 
 absl::Time Scheduler::NextDeadline() const {
@@ -182,7 +270,7 @@ absl::Time Scheduler::NextDeadline() const {
 void Scheduler::FailAll(const absl::Status& why, absl::Time now) {
   in_flight_ = false;
   for (const auto& sequence : running_) sequence->DropRows();
-  End([](const Sequence&) { return true; }, FinishReason::kFailed, why, now);
+  End([](const Sequence&) { return true; }, {FinishReason::kFailed, why, now, now});
 }
 
 void Scheduler::Finish(Sequence& sequence,
@@ -196,6 +284,7 @@ void Scheduler::Finish(Sequence& sequence,
   } else {
     LeaveQueue(sequence);
   }
+  if (!sequence.prompt_done()) ReleaseFollowers(sequence.request().id);
   const absl::Time admitted = std::min(sequence.admitted, now);
   const absl::Time first_token = std::min(sequence.first_token, now);
   TokenEvent::Finished finished;
@@ -206,27 +295,47 @@ void Scheduler::Finish(Sequence& sequence,
   finished.queue = admitted - sequence.arrived;
   finished.prefill = first_token - admitted;
   finished.decode = now - first_token;
-  metrics_.finished(OutcomeOf(reason, why)).Increment();
-  metrics_.e2e_latency.Observe(Seconds(now - sequence.arrived));
-  if (sequence.usage.completion_tokens > 0) metrics_.decode_time.Observe(Seconds(finished.decode));
-  metrics_.request_prompt_tokens.Observe(sequence.usage.prompt_tokens);
-  metrics_.request_generation_tokens.Observe(sequence.usage.completion_tokens);
+  ObserveFinish(sequence, finished);
   TokenEvent event;
   event.finished = std::move(finished);
   events_.push_back({sequence.shared_request(), std::move(event)});
 }
 
+void Scheduler::ObserveFinish(const Sequence& sequence, const TokenEvent::Finished& finished) {
+  const uint32_t tokens = sequence.usage.completion_tokens;
+  const double running = Seconds(finished.prefill + finished.decode);
+  metrics_.finished(OutcomeOf(finished.reason, finished.status)).Increment();
+  metrics_.e2e_latency.Observe(Seconds(finished.queue) + running);
+  if (sequence.lane.has_value()) metrics_.inference_time.Observe(running);
+  if (tokens > 0) metrics_.decode_time.Observe(Seconds(finished.decode));
+  if (tokens > 1) {
+    metrics_.time_per_output_token.Observe(Seconds(sequence.last_token - sequence.first_token) /
+                                           (tokens - 1));
+  }
+  metrics_.request_prompt_tokens.Observe(sequence.usage.prompt_tokens);
+  metrics_.request_generation_tokens.Observe(tokens);
+}
+
 // Lets go of finished sequences, except those that the plan in flight names: the ranks may still
 // write to their blocks.
-void Scheduler::DropFinished() {
-  std::erase_if(waiting_, [](const auto& sequence) { return sequence->finished; });
-  std::erase_if(running_, [this](const auto& sequence) {
+void Scheduler::DropFinished(absl::Time now) {
+  std::erase_if(waiting_, [&](const auto& sequence) {
+    if (sequence->finished) ObserveFreed(*sequence, now);
+    return sequence->finished;
+  });
+  std::erase_if(running_, [&](const auto& sequence) {
     if (!sequence->finished || sequence->rows_in_flight() > 0) return false;
     free_lanes_.insert(*sequence->lane);
     if (sequence->started) released_.push_back(*sequence->lane);
+    ObserveFreed(*sequence, now);
     return true;
   });
   UpdateBlockGauges();
+}
+
+void Scheduler::ObserveFreed(const Sequence& sequence, absl::Time now) {
+  if (sequence.abort_asked == absl::InfiniteFuture()) return;
+  metrics_.cancel_to_free.Observe(Seconds(now - sequence.abort_asked));
 }
 
 }  // namespace asynctls

@@ -15,6 +15,11 @@ uint32_t PromptSize(const Request& request) { return static_cast<uint32_t>(reque
 
 uint32_t TailSize(const Request& request) { return std::min(request.tail, PromptSize(request)); }
 
+uint32_t ShareableBlocks(const Request& request, uint32_t block_positions) {
+  if (request.sampling.prompt_log_probs()) return 0;
+  return (PromptSize(request) - std::max(1u, TailSize(request))) / block_positions;
+}
+
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -29,7 +34,7 @@ Sequence::Sequence(Request request,
       request_(std::make_shared<Request>(std::move(request))),
       block_positions_(block_positions),
       prefill_end_(PromptSize(*request_) - TailSize(*request_)),
-      shareable_((PromptSize(*request_) - std::max(1u, TailSize(*request_))) / block_positions),
+      shareable_(ShareableBlocks(*request_, block_positions)),
       full_blocks_(CeilDiv(int64_t{PromptSize(*request_)} + request_->max_tokens, block_positions)),
       allocator_(allocator),
       table_(allocator) {
@@ -104,6 +109,25 @@ void Sequence::CommitRows() {
   for (; named_ < full; ++named_) {
     allocator_.SetName(table_.ids()[named_], names_[named_], BlockTokens(named_));
   }
+}
+
+RequestStatus Sequence::Status(absl::Time now) const {
+  RequestStatus status;
+  status.id = request_->id;
+  status.phase = !lane.has_value() ? RequestPhase::kWaiting
+                 : prompt_done()   ? RequestPhase::kDecode
+                                   : RequestPhase::kPrefill;
+  status.priority = request_->priority;
+  status.prompt = usage.prompt_tokens;
+  status.cached = usage.cached_tokens;
+  status.computed = computed_;
+  status.generated = usage.completion_tokens;
+  status.blocks = held();
+  status.age = now - arrived;
+  status.mode = request_->sparse.mode();
+  status.budget = request_->sparse.budget();
+  status.block_heat = block_heat;
+  return status;
 }
 
 }  // namespace asynctls

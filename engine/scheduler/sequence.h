@@ -4,12 +4,15 @@
 //
 // A prompt of n tokens with `tail` t is read in two parts: positions [0, n - t) by prefill chunks,
 // [n - t, n) by decode rows with explicit tokens, one per step. Whole blocks of the first part are
-// the ones that are named and shared.
+// the ones that are named and shared. A request for the prompt's log-probabilities names its blocks
+// but takes none over: it needs every row.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -19,6 +22,7 @@
 #include "engine/blocks/block_name.h"
 #include "engine/blocks/block_table.h"
 #include "engine/scheduler/request.h"
+#include "engine/scheduler/request_status.h"
 
 namespace asynctls {
 
@@ -40,11 +44,18 @@ class Sequence {
   uint32_t computed() const { return computed_; }  // positions whose KV is written
   uint32_t prefill_left() const { return computed_ < prefill_end_ ? prefill_end_ - computed_ : 0; }
   bool prompt_done() const { return computed_ >= request_->prompt.size(); }
+  bool wants_prompt_log_probs() const { return request_->sampling.prompt_log_probs(); }
+  // The end of the prompt positions whose log-probability is known once the rows in flight are done
+  // (a row says it of the position behind it).
+  uint32_t log_probs_due() const {
+    return std::min(computed_ + rows_in_flight_ + 1, usage.prompt_tokens);
+  }
   bool generated_all() const { return usage.completion_tokens == request_->max_tokens; }
 
   // Blocks. full_blocks: what prompt + max_tokens need; reserved: what of them is not held yet.
   int64_t full_blocks() const { return full_blocks_; }
-  int64_t reserved() const { return full_blocks_ - static_cast<int64_t>(table_.size()); }
+  int64_t held() const { return static_cast<int64_t>(table_.size()); }
+  int64_t reserved() const { return full_blocks_ - held(); }
   // Of the blocks a new sequence would find, those that others hold (they cost nothing).
   int64_t CountHeldHits() const;
   // Takes over the named blocks that follow what is computed, as far as there are any. A hit leaves
@@ -65,16 +76,22 @@ class Sequence {
   // The rows in flight will never be done.
   void DropRows() { rows_in_flight_ = 0; }
 
+  RequestStatus Status(absl::Time now) const;
+
   // Kept by the scheduler.
-  std::optional<Lane> lane;  // from admission on
-  bool started = false;      // the ranks know the lane
-  bool finished = false;     // its client has been told; only its step in flight keeps it here
-  uint32_t overtaken = 0;    // later requests admitted before it
+  std::optional<Lane> lane;     // from admission on
+  bool started = false;         // the ranks know the lane
+  bool finished = false;        // its client has been told; only its step in flight keeps it here
+  bool held_back = false;       // waits for the request it follows
+  uint32_t overtaken = 0;       // requests behind it in the queue that were admitted before it
+  uint32_t log_probs_told = 1;  // prompt positions below have been told their log-probability
+  std::string block_heat;       // of its last reported decode row
   RequestUsage usage;
   const absl::Time arrived;
   absl::Time admitted = absl::InfiniteFuture();
   absl::Time first_token = absl::InfiniteFuture();
   absl::Time last_token = absl::InfiniteFuture();
+  absl::Time abort_asked = absl::InfiniteFuture();  // of an aborted one: Cancel, or its deadline
 
  private:
   absl::Span<const Token> BlockTokens(size_t block) const;

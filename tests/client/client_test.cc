@@ -13,7 +13,7 @@ using ::testing::HasSubstr;
 
 TEST(ClientTest, GeneratesAndAsksForTheModel) {
   TestServer server;
-  Client client(absl::StrCat("127.0.0.1:", server.server().port()));
+  Client client(absl::StrCat("127.0.0.1:", server.server().grpc_port()));
   int events = 0;
   const auto reply =
       client.Generate(IdsRequest({1, 2}, 5), [&](const v1::GenerateResponse&) { ++events; });
@@ -29,7 +29,7 @@ TEST(ClientTest, ErrorsKeepTheirCode) {
   TestServer::Options options = TestServer::Defaults();
   options.fake.step_time = absl::Milliseconds(2);
   TestServer server(options);
-  Client client(absl::StrCat("127.0.0.1:", server.server().port()));
+  Client client(absl::StrCat("127.0.0.1:", server.server().grpc_port()));
   const auto ignore = [](const v1::GenerateResponse&) {};
   EXPECT_EQ(client.Generate({}, ignore).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(client.Generate(IdsRequest({1}, 50000), ignore, {absl::Now() + absl::Milliseconds(50)})

@@ -15,7 +15,7 @@ using ::testing::HasSubstr;
 
 class CommandTest : public ::testing::Test {
  protected:
-  std::string Target() { return absl::StrCat("127.0.0.1:", server_.server().port()); }
+  std::string Target() { return absl::StrCat("127.0.0.1:", server_.server().grpc_port()); }
 
   // What `run` prints to stdout.
   template <class Run>

@@ -55,18 +55,18 @@ TEST(SchedulerConfigFromTest, TakesSizesFromTheWorkersAndLimitsFromTheConfigurat
   EXPECT_EQ(out.max_waiting_prompt_tokens, 4194304u);
 }
 
-TEST(ServiceOptionsFromTest, PositionsAreTheContextOrWhatMemoryHolds) {
+TEST(FrontendOptionsFromTest, PositionsAreTheContextOrWhatMemoryHolds) {
   v1::InitReply reply = Reply();
-  EXPECT_EQ(ServiceOptionsFrom(DefaultConfig(), reply, 2000).limits.max_positions, 6400u);
+  EXPECT_EQ(FrontendOptionsFrom(DefaultConfig(), reply, 2000).limits.max_positions, 6400u);
   reply.set_blocks(1 << 20);
-  const auto options = ServiceOptionsFrom(DefaultConfig(), reply, 2000);
+  const auto options = FrontendOptionsFrom(DefaultConfig(), reply, 2000);
   EXPECT_EQ(options.limits.max_positions, 131072u);
   EXPECT_EQ(options.info.max_prompt_tokens(), 131071u);
 }
 
-TEST(ServiceOptionsFromTest, IdsAreInTheTokenizerAndInTheEmbedding) {
-  EXPECT_EQ(ServiceOptionsFrom(DefaultConfig(), Reply(), 2000).limits.vocab, 2000u);
-  EXPECT_EQ(ServiceOptionsFrom(DefaultConfig(), Reply(), 3000).limits.vocab, 2048u);
+TEST(FrontendOptionsFromTest, IdsAreInTheTokenizerAndInTheEmbedding) {
+  EXPECT_EQ(FrontendOptionsFrom(DefaultConfig(), Reply(), 2000).limits.vocab, 2000u);
+  EXPECT_EQ(FrontendOptionsFrom(DefaultConfig(), Reply(), 3000).limits.vocab, 2048u);
 }
 
 TEST(StartupTableTest, ShowsEveryPartAndTheTotal) {

@@ -35,9 +35,9 @@ class SchedulerHarness {
     scheduler_.Add(std::move(request), now);
   }
 
-  // Plans a step; it is in flight until Finish. Empty without work.
-  const v1::StepPlan& Plan() {
-    plan_ = scheduler_.Plan(now);
+  // Plans a step; it is in flight until Commit. Empty without work.
+  const v1::StepPlan& Plan(bool report_blocks = false) {
+    plan_ = scheduler_.Plan(now, report_blocks);
     Collect();
     return plan_;
   }
@@ -66,7 +66,7 @@ class SchedulerHarness {
   }
 
   void Cancel(const std::string& id) {
-    scheduler_.Cancel(id, absl::CancelledError("cancelled"), now);
+    scheduler_.Cancel(id, absl::CancelledError("cancelled"), now, now);
     Collect();
   }
   void Expire() {

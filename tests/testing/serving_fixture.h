@@ -3,6 +3,7 @@
 // model.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,7 +19,7 @@
 #include "engine/engine.h"
 #include "grpcpp/grpcpp.h"
 #include "server/config.h"
-#include "server/grpc_server.h"
+#include "server/server.h"
 #include "server/startup.h"
 #include "tests/testing/fake_worker.h"
 
@@ -51,7 +52,9 @@ class TestServer {
  public:
   struct Options {
     FakeOptions fake;
+    std::function<std::unique_ptr<Worker>()> make_worker;  // in the place of FakeWorker
     v1::ServerConfig config = DefaultConfig();
+    bool open = true;     // false: as while the model loads
     v1::ModelInfo model;  // merged over what FakeWorker says of itself
   };
   static Options Defaults() {
@@ -59,6 +62,7 @@ class TestServer {
     options.fake.vocab_size = kDemoVocab;
     options.config.set_model("fake");
     options.config.set_listen("127.0.0.1:0");
+    options.config.set_metrics_listen("none");
     return options;
   }
 
@@ -70,28 +74,29 @@ class TestServer {
     ASYNCTLS_CHECK(tokenizer.ok());
     tokenizer_ = *std::move(tokenizer);
     std::vector<std::unique_ptr<Worker>> workers;
-    workers.push_back(std::make_unique<FakeWorker>(options.fake));
+    workers.push_back(options.make_worker ? options.make_worker()
+                                          : std::make_unique<FakeWorker>(options.fake));
     auto group = std::make_unique<WorkerGroup>(std::move(workers));
     auto init = group->Init(InitRequestFrom(options.config, 2, "", {}));
     ASYNCTLS_CHECK(init.ok());
     init->mutable_model()->MergeFrom(options.model);
     SchedulerConfig scheduler = SchedulerConfigFrom(options.config, *init);
     engine_ = std::make_unique<Engine>(scheduler, std::move(group), metrics_);
-    service_ = std::make_unique<InferenceService>(
-        ServiceOptionsFrom(options.config, *init, tokenizer_->vocab_size()),
-        *engine_,
-        *tokenizer_,
-        metrics_);
-    auto server = GrpcServer::Start(options.config, *service_, *engine_);
+    auto server = Server::Start(options.config, metrics_, registry_);
     ASYNCTLS_CHECK(server.ok());
     server_ = *std::move(server);
-    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
+    if (options.open) {
+      server_->Open(FrontendOptionsFrom(options.config, *init, tokenizer_->vocab_size()),
+                    *engine_,
+                    *tokenizer_);
+    }
+    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()),
                                    grpc::InsecureChannelCredentials());
     stub_ = v1::GenerationService::NewStub(channel_);
   }
 
   Engine& engine() { return *engine_; }
-  GrpcServer& server() { return *server_; }
+  Server& server() { return *server_; }
   Metrics& metrics() { return metrics_; }
   const Tokenizer& tokenizer() { return *tokenizer_; }
   std::shared_ptr<grpc::Channel> channel() { return channel_; }
@@ -130,8 +135,7 @@ class TestServer {
   Metrics metrics_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<InferenceService> service_;
-  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::GenerationService::Stub> stub_;
 };

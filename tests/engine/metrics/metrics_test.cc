@@ -83,7 +83,7 @@ TEST(Metrics, ReferencesPointAtTheirNames) {
   prometheus::Registry registry;
   Metrics metrics(registry);
   metrics.finished(Outcome::kDeadline).Increment();
-  metrics.CountRejected();
+  metrics.CountRejected(absl::UnavailableError(""));
   metrics.AddStepPhase("gemm", 2);
   metrics.AddStepPhase("a name nobody knows", 3);
   metrics.kv_reads[2].dense_bytes->Increment(5);

@@ -186,7 +186,7 @@ TEST(SchedulerCommit, ClocksOfARequest) {
   EXPECT_EQ(count(h.metrics().e2e_latency), 2);
   EXPECT_EQ(h.metrics().time_to_first_token.Collect().histogram.sample_sum, 1 + 5);
   EXPECT_EQ(h.metrics().e2e_latency.Collect().histogram.sample_sum, 3 + 7);
-  EXPECT_EQ(count(h.metrics().step_seconds), 7);
+  EXPECT_EQ(count(*h.metrics().step_seconds[0]) + count(*h.metrics().step_seconds[1]), 7);
 }
 
 }  // namespace

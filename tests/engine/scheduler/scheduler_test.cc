@@ -136,7 +136,7 @@ TEST(Scheduler, TailGoesThroughTheDecodePathRowByRow) {
   EXPECT_THAT(h.told("a").tokens, ElementsAreArray(ExpectedReply({1, 2, 3, 4, 5, 6}, 2)));
   EXPECT_THAT(h.told("a").progress, ElementsAre(4));
   EXPECT_EQ(h.told("a").finished->usage.decode_steps, 3);
-  EXPECT_EQ(h.metrics().prompt_tokens.Value(), 6);
+  EXPECT_EQ(h.metrics().prompt_tokens_computed.Value(), 6);
 }
 
 TEST(Scheduler, TailLongerThanThePromptIsTheWholePrompt) {
@@ -285,7 +285,7 @@ TEST(Scheduler, AHitLeavesAtLeastOneTokenAndTheTailToCompute) {
   EXPECT_EQ(h.told("longer").finished->usage.cached_tokens, 16);
   EXPECT_EQ(h.metrics().prefix_cache_hits_tokens.Value(), 12 + 8 + 16);
   EXPECT_EQ(h.metrics().prefix_cache_queries_tokens.Value(), 16 * 3 + 17);
-  EXPECT_EQ(h.metrics().prompt_tokens.Value(), 16 + 4 + 8 + 1);
+  EXPECT_EQ(h.metrics().prompt_tokens_computed.Value(), 16 + 4 + 8 + 1);
 }
 
 TEST(Scheduler, BlocksOfTailAndReplyAreNotReused) {
@@ -334,7 +334,7 @@ TEST(Scheduler, OneOfTwoLivePrefixesIsComputedAndTheOtherTakesItOver) {
   h.Drain();
   EXPECT_THAT(h.told("younger").tokens, ElementsAreArray(ExpectedReply(longer, 2)));
   EXPECT_EQ(h.told("younger").finished->usage.cached_tokens, 40);
-  EXPECT_EQ(h.metrics().prompt_tokens.Value(), 44);
+  EXPECT_EQ(h.metrics().prompt_tokens_computed.Value(), 44);
 }
 
 TEST(Scheduler, TheYoungerGoesOnByItselfWhenTheOlderIsCancelled) {

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// GrpcServer: the port, with the services, grpc.health.v1 and reflection on it.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "asynctls/v1/config.pb.h"
+#include "grpcpp/server.h"
+#include "server/frontend/health.h"
+#include "server/grpc/front_door.h"
+
+namespace asynctls {
+
+// Health names: "" and "liveness": the process is worth keeping; "startup": the model is there;
+// "readiness" and the full name of every service: requests are admitted.
+class GrpcServer {
+ public:
+  // Uses listen, max_message_mib, max_sequences and max_waiting_requests of `config`. `services`
+  // outlive the server. Errors: UNAVAILABLE naming the address.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const v1::ServerConfig& config, const std::vector<grpc::Service*>& services);
+  // Ends what is left at once.
+  ~GrpcServer();
+
+  int port() const { return door_->port(); }
+
+  void SetHealth(const Health& health);
+
+  // No new calls; returns when all have ended, at the latest a few seconds after the engine ended
+  // them.
+  void Shutdown();
+
+ private:
+  GrpcServer() = default;
+
+  std::unique_ptr<FrontDoor> door_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace asynctls

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/server.h"
+
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "engine/base/logging.h"
+
+namespace asynctls {
+
+Server::Server(const v1::ServerConfig& config, Metrics& metrics)
+    : frontend_(metrics), health_(frontend_, absl::Seconds(config.stall_seconds())) {}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(
+    const v1::ServerConfig& config,
+    Metrics& metrics,
+    const std::shared_ptr<prometheus::Registry>& registry) {
+  auto server = absl::WrapUnique(new Server(config, metrics));
+  if (config.metrics_listen() != "none") {
+    auto listener = MetricsListener::Start(config.metrics_listen(), registry);
+    if (!listener.ok()) return listener.status();
+    server->metrics_listener_ = *std::move(listener);
+  }
+  auto grpc = GrpcServer::Start(config, {&server->native_service_});
+  if (!grpc.ok()) return grpc.status();
+  server->grpc_ = *std::move(grpc);
+  server->UpdateHealth();
+  return server;
+}
+
+void Server::Open(Frontend::Options options, Engine& engine, const Tokenizer& tokenizer) {
+  frontend_.Open(std::move(options), engine, tokenizer);
+  UpdateHealth();
+}
+
+bool Server::UpdateHealth() {
+  frontend_.SampleRates(absl::Now());
+  const Health health = health_.Update();
+  grpc_->SetHealth(health);
+  return health.live;
+}
+
+void Server::Drain(absl::Duration limit) {
+  health_.StartDraining();
+  frontend_.StopAdmitting();
+  UpdateHealth();
+  spdlog::info("draining for at most {} s", absl::ToInt64Seconds(limit));
+  if (const auto serving = frontend_.serving(); serving.ok()) (*serving)->engine.Drain(limit);
+  grpc_->Shutdown();
+  spdlog::info("drained");
+}
+
+}  // namespace asynctls
