@@ -102,15 +102,17 @@ std::vector<ComparedFigure> Compare(const Json& a, const Json& b) {
   return out;
 }
 
-std::vector<std::string> DifferentFlags(const Json& a, const Json& b) {
+std::vector<FlagDifference> DifferentFlags(const Json& a, const Json& b) {
   std::set<std::string> names;
   for (const Json* report : {&a, &b}) {
     for (const auto& [name, value] : (*report)["flags"].items()) names.insert(name);
   }
-  std::vector<std::string> out;
+  names.erase("report");
+  names.erase("json");
+  std::vector<FlagDifference> out;
   for (const std::string& name : names) {
-    const std::string in_a = FlagText(a["flags"], name), in_b = FlagText(b["flags"], name);
-    if (in_a != in_b) out.push_back(absl::StrCat(name, ": ", in_a, " | ", in_b));
+    const FlagDifference flag{name, FlagText(a["flags"], name), FlagText(b["flags"], name)};
+    if (flag.a != flag.b) out.push_back(flag);
   }
   return out;
 }
@@ -145,7 +147,9 @@ std::string ReportText(const Json& report) {
 
 std::string CompareText(const Json& a, const Json& b) {
   std::string out;
-  for (const std::string& line : DifferentFlags(a, b)) absl::StrAppend(&out, line, "\n");
+  for (const FlagDifference& flag : DifferentFlags(a, b)) {
+    absl::StrAppend(&out, "--", flag.name, ": ", flag.a, " | ", flag.b, "\n");
+  }
   absl::StrAppendFormat(&out, "\n%-18s %12s %12s %8s\n", "", "A", "B", "B / A");
   for (const ComparedFigure& row : Compare(a, b)) {
     absl::StrAppendFormat(&out,

@@ -34,8 +34,11 @@ struct ComparedFigure {
 // The figures both reports have. Requires: both passed CheckReport.
 std::vector<ComparedFigure> Compare(const Json& a, const Json& b);
 
-// Flags that differ, as "name: a | b".
-std::vector<std::string> DifferentFlags(const Json& a, const Json& b);
+struct FlagDifference {
+  std::string name, a, b;  // "-" where it was not given
+};
+// Flags that differ, but for those that only say where output goes.
+std::vector<FlagDifference> DifferentFlags(const Json& a, const Json& b);
 
 // Tables for a terminal.
 std::string ReportText(const Json& report);

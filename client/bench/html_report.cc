@@ -25,9 +25,9 @@ body{margin:0;background:var(--page);color:var(--text);font:15px/1.5 system-ui,s
 main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:22px;margin:0 0 2px}h2{font-size:16px;margin:34px 0 10px}
 .sub{color:var(--muted);margin:0 0 20px;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(125px,1fr));gap:12px}
 .tile,figure,.card{background:var(--card);border:1px solid var(--line);border-radius:10px}
-.tile{padding:12px 14px}.tile b{display:block;font-size:24px;font-weight:600}
+.tile{padding:12px 14px}.tile b{display:block;font-size:21px;font-weight:600;white-space:nowrap}
 .tile span{color:var(--muted);font-size:13px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px}
 figure{margin:0;padding:12px 14px 6px;position:relative;min-width:0}
@@ -306,8 +306,21 @@ std::string HtmlComparison(const Json& a, const Json& b) {
                     row.has_ratio ? absl::StrFormat("%.3f", row.ratio) : "-");
   }
   std::string flags;
-  for (const std::string& line : DifferentFlags(a, b)) {
-    absl::StrAppend(&flags, "<p class=sub>", EscapeHtml(line), "</p>");
+  for (const FlagDifference& flag : DifferentFlags(a, b)) {
+    absl::StrAppend(&flags,
+                    "<tr><th>--",
+                    EscapeHtml(flag.name),
+                    "<td class=left>",
+                    EscapeHtml(flag.a),
+                    "<td class=left>",
+                    EscapeHtml(flag.b));
+  }
+  if (!flags.empty()) {
+    flags = absl::StrCat(
+        "<h2>Flags that differ</h2><div class=card><table><thead><tr><th><th class=left>A"
+        "<th class=left>B</thead>",
+        flags,
+        "</table></div><h2>Figures</h2>");
   }
   const std::vector<Named> both = {{"A ", &a}, {"B ", &b}};
   return Page("asynctls bench: comparison",

@@ -61,6 +61,11 @@ class Frame {
   std::vector<double> y_ticks_;
 };
 
+// Ticks are round: 5, 0.02, 20000.
+std::string TickText(double value) {
+  return std::abs(value) >= 1000 ? absl::StrFormat("%.0f", value) : absl::StrFormat("%g", value);
+}
+
 void DrawAxes(const Chart& chart, const Frame& frame, std::string& out) {
   for (double y : frame.y_ticks()) {
     const double at = frame.PixelY(y);
@@ -73,7 +78,7 @@ void DrawAxes(const Chart& chart, const Frame& frame, std::string& out) {
                           at,
                           kLeft - 6,
                           at + 3.5,
-                          ShortNumber(y));
+                          TickText(y));
   }
   std::vector<std::pair<double, std::string>> ticks;  // place on the axis, text
   if (chart.log_x) {
@@ -82,12 +87,12 @@ void DrawAxes(const Chart& chart, const Frame& frame, std::string& out) {
         const double at = e + std::log10(step);
         const bool wide = frame.x_high() - frame.x_low() > 2.5;
         if (at < frame.x_low() || at > frame.x_high() || (wide && step > 1)) continue;
-        ticks.emplace_back(at, ShortNumber(step * std::pow(10, e)));
+        ticks.emplace_back(at, TickText(step * std::pow(10, e)));
       }
     }
   } else {
     for (double x : Ticks(frame.x_low(), frame.x_high(), 6)) {
-      if (x >= frame.x_low() && x <= frame.x_high()) ticks.emplace_back(x, ShortNumber(x));
+      if (x >= frame.x_low() && x <= frame.x_high()) ticks.emplace_back(x, TickText(x));
     }
   }
   for (const auto& [x, text] : ticks) {
