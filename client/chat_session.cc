@@ -187,7 +187,7 @@ absl::Status ChatSession::Save(const std::string& file) const {
              : absl::InvalidArgumentError(absl::StrCat(file, " cannot be written"));
 }
 
-std::string StatsLine(const Reply& reply) {
+std::string StatsLine(const GenerateReply& reply) {
   const v1::Usage& usage = reply.finished().usage();
   const double seconds = absl::ToDoubleSeconds(reply.total - reply.first_token);
   const double rest = std::max(0.0, usage.completion_tokens() - 1.0);

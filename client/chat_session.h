@@ -64,6 +64,6 @@ class ChatSession {
 };
 
 // "12 tokens at 34.5/s, first after 0.21 s; prompt 100 tokens (64 cached); read 12.3 % of the KV".
-std::string StatsLine(const Reply& reply);
+std::string StatsLine(const GenerateReply& reply);
 
 }  // namespace asynctls

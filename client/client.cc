@@ -18,7 +18,9 @@ namespace {
 
 // Adds a message to the sequence it belongs to. Errors: DATA_LOSS for an index that was not asked
 // for or a second Finished.
-absl::Status Take(const v1::GenerateResponse& message, Reply& reply, std::vector<bool>& finished) {
+absl::Status Take(const v1::GenerateResponse& message,
+                  GenerateReply& reply,
+                  std::vector<bool>& finished) {
   if (message.has_started()) reply.started = message.started();
   if (message.has_prompt_log_probs()) reply.prompt.MergeFrom(message.prompt_log_probs());
   if (!message.has_delta() && !message.has_finished()) return absl::OkStatus();
@@ -82,9 +84,9 @@ void Canceller::Watch(grpc::ClientContext* context) {
 Client::Client(const std::string& target)
     : stub_(v1::GenerationService::NewStub(MakeChannel(target))) {}
 
-absl::StatusOr<Reply> Client::Generate(const v1::GenerateRequest& request,
-                                       const OnEvent& on_event,
-                                       const CallOptions& options) {
+absl::StatusOr<GenerateReply> Client::Generate(const v1::GenerateRequest& request,
+                                               const OnEvent& on_event,
+                                               const CallOptions& options) {
   grpc::ClientContext context;
   if (options.deadline != absl::InfiniteFuture()) {
     context.set_deadline(absl::ToChronoTime(options.deadline));
@@ -92,7 +94,7 @@ absl::StatusOr<Reply> Client::Generate(const v1::GenerateRequest& request,
   const absl::Time start = absl::Now();
   auto reader = stub_->Generate(&context, request);
   if (options.canceller != nullptr) options.canceller->Watch(&context);
-  Reply reply;
+  GenerateReply reply;
   reply.choices.resize(std::max(1u, request.sampling().n()));
   std::vector<bool> finished(reply.choices.size());
   std::optional<absl::Time> first;

@@ -27,7 +27,7 @@ struct Choice {
 };
 
 // A whole reply. Times are this side's.
-struct Reply {
+struct GenerateReply {
   v1::Started started;
   std::vector<Choice> choices;  // by index, n of them
   v1::PromptLogProbs prompt;    // all PromptLogProbs merged, where asked for
@@ -67,9 +67,9 @@ class Client {
   // Blocks until the stream has ended. `on_event` is called for each message as it arrives. Errors:
   // the call's status; DATA_LOSS when the stream ended well but without exactly one Finished per
   // sequence.
-  absl::StatusOr<Reply> Generate(const v1::GenerateRequest& request,
-                                 const OnEvent& on_event,
-                                 const CallOptions& options = CallOptions());
+  absl::StatusOr<GenerateReply> Generate(const v1::GenerateRequest& request,
+                                         const OnEvent& on_event,
+                                         const CallOptions& options = CallOptions());
   absl::StatusOr<v1::GetModelInfoResponse> GetModelInfo();
 
  private:

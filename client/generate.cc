@@ -64,13 +64,13 @@ void ShowProgress(const v1::GenerateResponse& event, bool& shown) {
   }
 }
 
-uint64_t CompletionTokens(const Reply& reply) {
+uint64_t CompletionTokens(const GenerateReply& reply) {
   uint64_t tokens = 0;
   for (const Choice& s : reply.choices) tokens += s.finished.usage().completion_tokens();
   return tokens;
 }
 
-v1::KvRead TotalRead(const Reply& reply) {
+v1::KvRead TotalRead(const GenerateReply& reply) {
   v1::KvRead total;
   for (const Choice& s : reply.choices) {
     const v1::KvRead& read = s.finished.usage().kv_read();
@@ -81,13 +81,13 @@ v1::KvRead TotalRead(const Reply& reply) {
 }
 
 // Tokens after the first one, over the time they took.
-double TokensPerSecond(const Reply& reply) {
+double TokensPerSecond(const GenerateReply& reply) {
   const double seconds = absl::ToDoubleSeconds(reply.total - reply.first_token);
   const double tokens = static_cast<double>(CompletionTokens(reply));
   return seconds > 0 && tokens > 1 ? (tokens - 1) / seconds : 0;
 }
 
-void PrintSummary(const Reply& reply) {
+void PrintSummary(const GenerateReply& reply) {
   const v1::Usage& usage = reply.finished().usage();
   absl::FPrintF(stderr,
                 "\n[%s] prompt %d tokens (%d cached), first token after %.2f s; %d tokens at "
@@ -130,7 +130,7 @@ Json ChoiceJson(const Choice& choice, size_t index) {
   return out;
 }
 
-void PrintJson(const Reply& reply) {
+void PrintJson(const GenerateReply& reply) {
   const v1::Usage& usage = reply.finished().usage();
   const v1::KvRead read = TotalRead(reply);
   Json json = {
@@ -160,7 +160,7 @@ void PrintJson(const Reply& reply) {
 }
 
 // Several replies come interleaved, so they are printed when all are there.
-void PrintAll(const Reply& reply) {
+void PrintAll(const GenerateReply& reply) {
   for (size_t i = 0; i < reply.choices.size(); ++i) {
     absl::PrintF("--- %d [%s]\n%s\n",
                  i,
@@ -229,12 +229,13 @@ int RunGenerate(const std::vector<std::string>& args) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
   bool progress_shown = false;
   Client client(flags->Text("target"));
-  absl::StatusOr<Reply> reply = client.Generate(*request, [&](const v1::GenerateResponse& event) {
-    if (terminal) ShowProgress(event, progress_shown);
-    if (json || several || !event.has_delta()) return;
-    std::fwrite(event.delta().text().data(), 1, event.delta().text().size(), stdout);
-    std::fflush(stdout);
-  });
+  absl::StatusOr<GenerateReply> reply =
+      client.Generate(*request, [&](const v1::GenerateResponse& event) {
+        if (terminal) ShowProgress(event, progress_shown);
+        if (json || several || !event.has_delta()) return;
+        std::fwrite(event.delta().text().data(), 1, event.delta().text().size(), stdout);
+        std::fflush(stdout);
+      });
   if (!reply.ok()) return Fail(reply.status(), kExitFailed);
   if (json) {
     PrintJson(*reply);

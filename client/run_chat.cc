@@ -78,7 +78,7 @@ bool Ask(Client& client, ChatSession& session) {
   CallOptions call;
   call.canceller = &canceller;
   std::atomic<bool> interrupted{false};
-  absl::StatusOr<Reply> reply = absl::UnknownError("not asked");
+  absl::StatusOr<GenerateReply> reply = absl::UnknownError("not asked");
   {
     InterruptScope scope([&] {
       interrupted = true;

@@ -138,7 +138,7 @@ TEST(ChatSessionTest, SavedConversationsComeBack) {
 }
 
 TEST(StatsLineTest, ShowsSpeedAndKvRead) {
-  Reply reply;
+  GenerateReply reply;
   reply.choices.resize(1);
   v1::Usage& usage = *reply.choices[0].finished.mutable_usage();
   usage.set_completion_tokens(11);

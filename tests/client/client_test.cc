@@ -44,7 +44,7 @@ TEST(ClientTest, ACancellerEndsTheCallBeforeAndWhileItRuns) {
   TestServer::Options options = TestServer::Defaults();
   options.fake.step_time = absl::Milliseconds(2);
   TestServer server(options);
-  Client client(absl::StrCat("127.0.0.1:", server.server().port()));
+  Client client(absl::StrCat("127.0.0.1:", server.server().grpc_port()));
   int deltas = 0;
   Canceller running;
   const auto cancel_at_third = [&](const v1::GenerateResponse& event) {

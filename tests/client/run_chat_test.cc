@@ -27,7 +27,7 @@ class RunChatTest : public ::testing::Test {
   // Exit code and stdout of a chat whose stdin is `script`.
   std::pair<int, std::string> Chat(const std::string& script, std::vector<std::string> args = {}) {
     args.insert(args.begin(),
-                {absl::StrCat("--target=127.0.0.1:", server_.server().port()),
+                {absl::StrCat("--target=127.0.0.1:", server_.server().grpc_port()),
                  "--temperature=0",
                  "--max-tokens=6"});
     const int old = dup(STDIN_FILENO);

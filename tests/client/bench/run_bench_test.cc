@@ -25,12 +25,13 @@ class RunBenchTest : public ::testing::Test {
     return {code, ::testing::internal::GetCapturedStdout()};
   }
   std::vector<std::string> Args(std::vector<std::string> more) {
-    std::vector<std::string> args = {absl::StrCat("--target=127.0.0.1:", server_.server().port()),
-                                     "--concurrency=8",
-                                     "--num-requests=50",
-                                     "--prompt-tokens=4:20",
-                                     "--max-tokens=8",
-                                     "--seed=2"};
+    std::vector<std::string> args = {
+        absl::StrCat("--target=127.0.0.1:", server_.server().grpc_port()),
+        "--concurrency=8",
+        "--num-requests=50",
+        "--prompt-tokens=4:20",
+        "--max-tokens=8",
+        "--seed=2"};
     args.insert(args.end(), more.begin(), more.end());
     return args;
   }
@@ -87,7 +88,7 @@ TEST_F(RunBenchTest, PrintsTablesWithoutJson) {
 
 TEST_F(RunBenchTest, FailsWhenAWellFormedRequestFails) {
   // Prompts beyond the context are refused, and that was not asked for.
-  const auto [code, out] = Run({absl::StrCat("--target=127.0.0.1:", server_.server().port()),
+  const auto [code, out] = Run({absl::StrCat("--target=127.0.0.1:", server_.server().grpc_port()),
                                 "--concurrency=1",
                                 "--num-requests=2",
                                 "--prompt-tokens=200000",

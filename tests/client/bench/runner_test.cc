@@ -13,7 +13,7 @@ namespace {
 class RunnerTest : public ::testing::Test {
  protected:
   RunnerTest() {
-    options_.target = absl::StrCat("127.0.0.1:", server_.server().port());
+    options_.target = absl::StrCat("127.0.0.1:", server_.server().grpc_port());
     workload_.vocab = kDemoVocab;
     workload_.prompt_tokens = *LengthSpec::Parse("5:40");
     workload_.max_tokens = *LengthSpec::Parse("10");
