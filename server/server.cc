@@ -5,11 +5,17 @@
 
 #include "absl/memory/memory.h"
 #include "engine/base/logging.h"
+#include "engine/metrics/vllm_aliases.h"
 
 namespace asynctls {
 
-Server::Server(const v1::ServerConfig& config, Metrics& metrics)
-    : frontend_(metrics),
+Server::Server(const v1::ServerConfig& config,
+               Metrics& metrics,
+               const std::shared_ptr<prometheus::Registry>& registry)
+    : config_(config),
+      metrics_(metrics),
+      registry_(registry),
+      frontend_(metrics),
       health_(frontend_, absl::Seconds(config.stall_seconds())),
       vllm_service_(frontend_, health_, config.model()) {}
 
@@ -17,7 +23,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const v1::ServerConfig& config,
     Metrics& metrics,
     const std::shared_ptr<prometheus::Registry>& registry) {
-  auto server = absl::WrapUnique(new Server(config, metrics));
+  auto server = absl::WrapUnique(new Server(config, metrics, registry));
+  metrics.SetBuild(ServerVersion());
   if (config.metrics_listen() != "none") {
     auto listener = MetricsListener::Start(config.metrics_listen(), registry);
     if (!listener.ok()) return listener.status();
@@ -32,6 +39,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
 }
 
 void Server::Open(Frontend::Options options, Engine& engine, const Tokenizer& tokenizer) {
+  const v1::ModelInfo& model = options.limits.model;
+  metrics_.SetModel(model.name(), model.architecture());
+  if (metrics_listener_ != nullptr && config_.metrics_compat() == "vllm") {
+    metrics_listener_->Add(std::make_shared<VllmAliases>(registry_, model.name()));
+  }
   frontend_.Open(std::move(options), engine, tokenizer);
   UpdateHealth();
 }

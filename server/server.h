@@ -45,8 +45,13 @@ class Server {
   void Drain(absl::Duration limit);
 
  private:
-  Server(const v1::ServerConfig& config, Metrics& metrics);
+  Server(const v1::ServerConfig& config,
+         Metrics& metrics,
+         const std::shared_ptr<prometheus::Registry>& registry);
 
+  const v1::ServerConfig config_;
+  Metrics& metrics_;
+  const std::shared_ptr<prometheus::Registry> registry_;
   Frontend frontend_;
   HealthMonitor health_;
   NativeService native_service_{frontend_};

@@ -4,6 +4,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "engine/base/logging.h"
@@ -90,8 +91,10 @@ v1::DetokenizeResponse DetokenizeNow(const v1::DetokenizeRequest& request,
 }
 
 void LogRefused(const std::string& id, const CallInfo& call, const absl::Status& why) {
+  // Nobody has checked the id yet.
+  const absl::string_view start = absl::string_view(id).substr(0, kMaxRequestIdBytes);
   spdlog::info("request id=\"{}\" protocol={} trace={} end=refused code={} message=\"{}\"",
-               id,
+               absl::CHexEscape(start),
                ProtocolName(call.protocol),
                call.trace_id.empty() ? "-" : call.trace_id,
                absl::StatusCodeToString(why.code()),
@@ -146,9 +149,9 @@ void Frontend::Generate(RequestPtr request,
   const std::string id = request->request_id().empty()
                              ? absl::StrCat("asynctls-", absl::Hex(RandomSeed(), absl::kZeroPad16))
                              : request->request_id();
-  metrics_.requests_by(call.protocol).Increment();
   const absl::Status admitted = Admit(request, id, call, writer);
-  if (!admitted.ok()) Reject(id, call, admitted, *writer);
+  if (!admitted.ok()) return Refuse(id, call, admitted, *writer);
+  metrics_.requests_by(call.protocol).Increment();
 }
 
 void Frontend::Refuse(const std::string& id,
@@ -156,13 +159,6 @@ void Frontend::Refuse(const std::string& id,
                       const absl::Status& why,
                       ResponseWriter& writer) {
   metrics_.requests_by(call.protocol).Increment();
-  Reject(id, call, why, writer);
-}
-
-void Frontend::Reject(const std::string& id,
-                      const CallInfo& call,
-                      const absl::Status& why,
-                      ResponseWriter& writer) {
   metrics_.CountRejected(why);
   LogRefused(id, call, why);
   writer.Finish(why);

@@ -62,7 +62,7 @@ class Frontend {
   void Generate(std::shared_ptr<const v1::GenerateRequest> request,
                 const CallInfo& call,
                 const std::shared_ptr<ResponseWriter>& writer);
-  // The same for a request that its protocol could not even translate: counted, logged, finished.
+  // For a protocol whose own checks refuse a call: counts it, logs it, and finishes `writer`.
   void Refuse(const std::string& id,
               const CallInfo& call,
               const absl::Status& why,
@@ -90,10 +90,6 @@ class Frontend {
   // Requires: mu_ held.
   QueueLoad Queue(const Serving& serving, const Engine::Snapshot& engine) const;
 
-  void Reject(const std::string& id,
-              const CallInfo& call,
-              const absl::Status& why,
-              ResponseWriter& writer);
   // Everything that needs no token ids, then hands over to the encode pool.
   absl::Status Admit(const RequestPtr& request,
                      const std::string& id,

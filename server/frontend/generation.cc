@@ -197,7 +197,7 @@ void Generation::TakeTokens(std::vector<ReplyToken> tokens) {
   for (ReplyToken& token : tokens) {
     v1::Delta& delta = deltas[token.index];
     if (replies_[token.index]->Take(token, delta)) {
-      options_.cancel(token.index, absl::CancelledError("stop string"));
+      options_.cancel(token.index, absl::OkStatus());  // an end as by a stop id
     }
     if (++sizes[token.index] < kMaxDeltaTokens) continue;
     Post(token.index, std::exchange(delta, v1::Delta()));

@@ -39,7 +39,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     uint32_t sequences = 1;
     const Tokenizer* tokenizer = nullptr;  // these two outlive the generation
     TaskPool* pool = nullptr;
-    // Ends one sequence in the engine. Any thread, at any time after Start, repeatedly.
+    // Ends one sequence in the engine; OK = a stop string. Any thread, at any time after Start, repeatedly.
     absl::AnyInvocable<void(uint32_t index, const absl::Status& why)> cancel;
     // Called once, right before the writer's Finish, with the tokens shown to the client.
     absl::AnyInvocable<void(uint64_t tokens)> on_close;

@@ -23,15 +23,16 @@ constexpr char kPlatform[] = "asynctls";
 // One ModelInfer call. Held by gRPC until OnDone and by its generation until Finish.
 class InferCall final : public grpc::ServerUnaryReactor, public ResponseWriter {
  public:
-  InferCall(const InferRequest& request, inference::ModelInferResponse* response)
-      : reply_(request), response_(response) {}
+  InferCall(const InferRequest& request, grpc::ByteBuffer* bytes)
+      : reply_(request), bytes_(bytes) {}
   void Hold(std::shared_ptr<InferCall> self) { self_ = std::move(self); }
 
   bool Write(v1::GenerateResponse& response) override {
-    reply_.Take(response, *response_);
+    reply_.Take(response, response_);
     return true;
   }
   void Finish(const absl::Status& status) override {
+    if (status.ok()) SerializeMessage(response_, *bytes_);
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(ToInferError(status)));
   }
   void OnCancel() override {
@@ -41,7 +42,8 @@ class InferCall final : public grpc::ServerUnaryReactor, public ResponseWriter {
 
  private:
   InferReply reply_;
-  inference::ModelInferResponse* const response_;
+  inference::ModelInferResponse response_;
+  grpc::ByteBuffer* const bytes_;
   std::shared_ptr<InferCall> self_;
 };
 
@@ -129,82 +131,107 @@ absl::Status KserveService::CheckModel(const std::string& name, const std::strin
 }
 
 grpc::ServerUnaryReactor* KserveService::ServerLive(grpc::CallbackServerContext* context,
-                                                    const inference::ServerLiveRequest*,
-                                                    inference::ServerLiveResponse* response) {
-  inference::ServerLiveResponse out;
-  out.set_live(health_.health().live);
-  return Answer<inference::ServerLiveResponse>(context, std::move(out), response);
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  return UnaryCall<inference::ServerLiveRequest, inference::ServerLiveResponse>(
+      context, request, response, [this](const inference::ServerLiveRequest&, auto done) {
+        inference::ServerLiveResponse out;
+        out.set_live(health_.health().live);
+        done(std::move(out));
+      });
 }
 
 grpc::ServerUnaryReactor* KserveService::ServerReady(grpc::CallbackServerContext* context,
-                                                     const inference::ServerReadyRequest*,
-                                                     inference::ServerReadyResponse* response) {
-  inference::ServerReadyResponse out;
-  out.set_ready(health_.health().ready);
-  return Answer<inference::ServerReadyResponse>(context, std::move(out), response);
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  return UnaryCall<inference::ServerReadyRequest, inference::ServerReadyResponse>(
+      context, request, response, [this](const inference::ServerReadyRequest&, auto done) {
+        inference::ServerReadyResponse out;
+        out.set_ready(health_.health().ready);
+        done(std::move(out));
+      });
 }
 
 grpc::ServerUnaryReactor* KserveService::ModelReady(grpc::CallbackServerContext* context,
-                                                    const inference::ModelReadyRequest* request,
-                                                    inference::ModelReadyResponse* response) {
-  inference::ModelReadyResponse out;
-  out.set_ready(health_.health().ready && CheckModel(request->name(), request->version()).ok());
-  return Answer<inference::ModelReadyResponse>(context, std::move(out), response);
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  return UnaryCall<inference::ModelReadyRequest, inference::ModelReadyResponse>(
+      context, request, response, [this](const inference::ModelReadyRequest& message, auto done) {
+        inference::ModelReadyResponse out;
+        out.set_ready(health_.health().ready && CheckModel(message.name(), message.version()).ok());
+        done(std::move(out));
+      });
 }
 
-grpc::ServerUnaryReactor* KserveService::ServerMetadata(
-    grpc::CallbackServerContext* context,
-    const inference::ServerMetadataRequest*,
-    inference::ServerMetadataResponse* response) {
-  inference::ServerMetadataResponse out;
-  out.set_name(kPlatform);
-  out.set_version(ServerVersion());
-  for (const char* extension : {"model_configuration", "model_repository", "parameters"}) {
-    out.add_extensions(extension);
-  }
-  return Answer<inference::ServerMetadataResponse>(context, std::move(out), response);
+grpc::ServerUnaryReactor* KserveService::ServerMetadata(grpc::CallbackServerContext* context,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return UnaryCall<inference::ServerMetadataRequest, inference::ServerMetadataResponse>(
+      context, request, response, [](const inference::ServerMetadataRequest&, auto done) {
+        inference::ServerMetadataResponse out;
+        out.set_name(kPlatform);
+        out.set_version(ServerVersion());
+        for (const char* extension : {"model_configuration", "model_repository", "parameters"}) {
+          out.add_extensions(extension);
+        }
+        done(std::move(out));
+      });
 }
 
-grpc::ServerUnaryReactor* KserveService::ModelMetadata(
-    grpc::CallbackServerContext* context,
-    const inference::ModelMetadataRequest* request,
-    inference::ModelMetadataResponse* response) {
-  const absl::Status status = CheckModel(request->name(), request->version());
-  using Result = absl::StatusOr<inference::ModelMetadataResponse>;
-  return Answer(
-      context, status.ok() ? Result(Metadata(request->name())) : Result(status), response);
+grpc::ServerUnaryReactor* KserveService::ModelMetadata(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
+  return UnaryCall<inference::ModelMetadataRequest, inference::ModelMetadataResponse>(
+      context,
+      request,
+      response,
+      [this](const inference::ModelMetadataRequest& message, auto done) {
+        const absl::Status status = CheckModel(message.name(), message.version());
+        if (!status.ok()) return done(status);
+        done(Metadata(message.name()));
+      });
 }
 
 grpc::ServerUnaryReactor* KserveService::ModelConfig(grpc::CallbackServerContext* context,
-                                                     const inference::ModelConfigRequest* request,
-                                                     inference::ModelConfigResponse* response) {
-  const absl::Status status = CheckModel(request->name(), request->version());
-  using Result = absl::StatusOr<inference::ModelConfigResponse>;
-  return Answer(context, status.ok() ? Result(Config(request->name())) : Result(status), response);
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  return UnaryCall<inference::ModelConfigRequest, inference::ModelConfigResponse>(
+      context, request, response, [this](const inference::ModelConfigRequest& message, auto done) {
+        const absl::Status status = CheckModel(message.name(), message.version());
+        if (!status.ok()) return done(status);
+        done(Config(message.name()));
+      });
 }
 
-grpc::ServerUnaryReactor* KserveService::RepositoryIndex(
-    grpc::CallbackServerContext* context,
-    const inference::RepositoryIndexRequest* request,
-    inference::RepositoryIndexResponse* response) {
-  inference::RepositoryIndexResponse out;
-  const absl::StatusOr<v1::GetModelInfoResponse> info = frontend_.ModelInfo();
-  const Health health = health_.health();
-  if (info.ok() && (health.ready || !request->ready())) {
-    inference::RepositoryIndexResponse::ModelIndex& model = *out.add_models();
-    model.set_name(info->model().name());
-    model.set_version(kModelVersion);
-    model.set_state(health.ready ? "READY" : "UNAVAILABLE");
-    model.set_reason(health.reason);
-  }
-  return Answer<inference::RepositoryIndexResponse>(context, std::move(out), response);
+grpc::ServerUnaryReactor* KserveService::RepositoryIndex(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer* request,
+                                                         grpc::ByteBuffer* response) {
+  return UnaryCall<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(
+      context,
+      request,
+      response,
+      [this](const inference::RepositoryIndexRequest& message, auto done) {
+        inference::RepositoryIndexResponse out;
+        const absl::StatusOr<v1::GetModelInfoResponse> info = frontend_.ModelInfo();
+        const Health health = health_.health();
+        if (info.ok() && (health.ready || !message.ready())) {
+          inference::RepositoryIndexResponse::ModelIndex& model = *out.add_models();
+          model.set_name(info->model().name());
+          model.set_version(kModelVersion);
+          model.set_state(health.ready ? "READY" : "UNAVAILABLE");
+          model.set_reason(health.reason);
+        }
+        done(std::move(out));
+      });
 }
 
 grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext* context,
-                                                    const inference::ModelInferRequest* request,
-                                                    inference::ModelInferResponse* response) {
+                                                    const grpc::ByteBuffer* bytes,
+                                                    grpc::ByteBuffer* response) {
   CallInfo info = CallInfoFrom(*context, Protocol::kKserve);
-  absl::StatusOr<InferRequest> infer = FromInferRequest(*request);
+  inference::ModelInferRequest request;
+  const absl::Status parsed = ParseMessage(*bytes, request);
+  absl::StatusOr<InferRequest> infer = parsed.ok() ? FromInferRequest(request) : parsed;
   if (infer.ok() && infer->options.stream) {
     infer = InvalidField("stream", " true needs ModelStreamInfer");
   }
@@ -220,8 +247,8 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
   return call.get();
 }
 
-grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-KserveService::ModelStreamInfer(grpc::CallbackServerContext* context) {
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* KserveService::ModelStreamInfer(
+    grpc::CallbackServerContext* context) {
   const auto header = context->client_metadata().find("triton_grpc_error");
   const bool status_errors =
       header != context->client_metadata().end() &&

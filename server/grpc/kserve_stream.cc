@@ -7,6 +7,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/time/clock.h"
+#include "server/grpc/grpc_call.h"
 #include "server/grpc/grpc_status.h"
 #include "server/grpc/kserve_reply.h"
 #include "server/grpc/kserve_request.h"
@@ -24,6 +25,7 @@ class InferStream::Writer final : public ResponseWriter,
   bool Write(v1::GenerateResponse& response) override {
     message_.Clear();
     if (!reply_.Take(response, *message_.mutable_infer_response())) return true;
+    SerializeMessage(message_, bytes_);
     return !stream_->Post(shared_from_this());  // refused: the generation learns of it by itself
   }
 
@@ -35,6 +37,7 @@ class InferStream::Writer final : public ResponseWriter,
     message_.Clear();
     message_.set_error_message(ToGrpcStatus(error).error_message());
     message_.mutable_infer_response()->set_id(id_);
+    SerializeMessage(message_, bytes_);
     if (!stream_->Post(shared_from_this())) stream_->Ended(shared_from_this());
   }
 
@@ -51,7 +54,7 @@ class InferStream::Writer final : public ResponseWriter,
     if (generation() != nullptr) generation()->ClientGone();
   }
 
-  const inference::ModelStreamInferResponse& message() const { return message_; }
+  const grpc::ByteBuffer& bytes() const { return bytes_; }
 
   bool begun = false;  // guarded by the stream's lock: ClientGone may be called
 
@@ -60,6 +63,7 @@ class InferStream::Writer final : public ResponseWriter,
   const std::string id_;
   InferReply reply_;
   inference::ModelStreamInferResponse message_;
+  grpc::ByteBuffer bytes_;
   bool last_ = false;
 };
 
@@ -85,9 +89,12 @@ void InferStream::OnReadDone(bool ok) {
 
 void InferStream::Begin() {
   CallInfo call = call_;
-  absl::StatusOr<InferRequest> request = FromInferRequest(request_);
+  inference::ModelInferRequest message;
+  const absl::Status parsed = ParseMessage(request_, message);
+  if (!parsed.ok()) message.Clear();  // its id may be anything
+  absl::StatusOr<InferRequest> request = parsed.ok() ? FromInferRequest(message) : parsed;
   const auto writer = std::make_shared<Writer>(
-      shared_from_this(), request_.id(), request.ok() ? *request : InferRequest());
+      shared_from_this(), message.id(), request.ok() ? *request : InferRequest());
   {
     std::lock_guard lock(mu_);
     writers_.insert(writer);
@@ -119,7 +126,7 @@ bool InferStream::Post(const std::shared_ptr<Writer>& writer) {
 
 void InferStream::WriteFirst() {
   writing_ = true;
-  StartWrite(&ready_.front()->message());
+  StartWrite(&ready_.front()->bytes());
 }
 
 void InferStream::Ended(const std::shared_ptr<Writer>& writer) {

@@ -12,8 +12,8 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
-#include "inference/grpc_service.pb.h"
 #include "server/frontend/call_info.h"
 #include "server/frontend/frontend.h"
 
@@ -22,8 +22,7 @@ namespace asynctls {
 inline constexpr size_t kMaxStreamRequests = 64;
 
 // Held by gRPC until OnDone, and by the requests in progress.
-class InferStream final : public grpc::ServerBidiReactor<inference::ModelInferRequest,
-                                                         inference::ModelStreamInferResponse>,
+class InferStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                           public std::enable_shared_from_this<InferStream> {
  public:
   // `status_errors`: the first error ends the call with its status; otherwise errors are messages.
@@ -60,7 +59,7 @@ class InferStream final : public grpc::ServerBidiReactor<inference::ModelInferRe
   const CallInfo call_;
   const bool status_errors_;
 
-  inference::ModelInferRequest request_;  // the read in flight, or the one just read
+  grpc::ByteBuffer request_;  // the read in flight, or the one just read
 
   std::mutex mu_;  // guards what follows
   std::shared_ptr<InferStream> self_;

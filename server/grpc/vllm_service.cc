@@ -38,7 +38,7 @@ class GenerateCall final : public StreamingCall<vllm_pb::GenerateResponse> {
 };
 
 // Writes an archive, which outlives the call, in pieces.
-class TokenizerCall final : public grpc::ServerWriteReactor<smg::grpc::common::GetTokenizerChunk> {
+class TokenizerCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit TokenizerCall(const absl::StatusOr<const TokenizerArchive::Content*>& content) {
     if (!content.ok()) {
@@ -65,18 +65,19 @@ class TokenizerCall final : public grpc::ServerWriteReactor<smg::grpc::common::G
     chunk_.set_data(content_->zip.substr(at_, size));
     at_ += size;
     if (at_ == content_->zip.size()) chunk_.set_sha256(content_->sha256);
-    StartWrite(&chunk_);
+    SerializeMessage(chunk_, bytes_);
+    StartWrite(&bytes_);
   }
 
   const TokenizerArchive::Content* content_ = nullptr;
   size_t at_ = 0;
   smg::grpc::common::GetTokenizerChunk chunk_;
+  grpc::ByteBuffer bytes_;  // the write in flight
 };
 
-template <class Response>
-class RefusedStream final : public grpc::ServerWriteReactor<Response> {
+class RefusedStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  explicit RefusedStream(const grpc::Status& status) { this->Finish(status); }
+  explicit RefusedStream(const absl::Status& why) { Finish(ToGrpcStatus(why)); }
   void OnDone() override { delete this; }
 };
 
@@ -115,74 +116,92 @@ VllmService::VllmService(Frontend& frontend, const HealthMonitor& health, std::s
       started_(absl::Now()),
       archive_(model_dir_) {}
 
-grpc::ServerWriteReactor<vllm_pb::GenerateResponse>* VllmService::Generate(
-    grpc::CallbackServerContext* context, const vllm_pb::GenerateRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmService::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes) {
   received_micros_ = absl::ToUnixMicros(absl::Now());
   const CallInfo info = CallInfoFrom(*context, Protocol::kVllm);
-  absl::StatusOr<v1::GenerateRequest> native = FromVllmRequest(*request);
+  vllm_pb::GenerateRequest request;
+  const absl::Status parsed = ParseMessage(*bytes, request);
+  absl::StatusOr<v1::GenerateRequest> native = parsed.ok() ? FromVllmRequest(request) : parsed;
   const auto call = std::make_shared<GenerateCall>(
-      native.ok() ? *native : v1::GenerateRequest::default_instance(), request->stream());
+      native.ok() ? *native : v1::GenerateRequest::default_instance(), request.stream());
   call->Hold(call);
   if (native.ok()) {
     frontend_.Generate(std::make_shared<const v1::GenerateRequest>(*std::move(native)), info, call);
   } else {
-    frontend_.Refuse(request->request_id(), info, native.status(), *call);
+    frontend_.Refuse(parsed.ok() ? request.request_id() : "", info, native.status(), *call);
   }
   return call.get();
 }
 
 grpc::ServerUnaryReactor* VllmService::Embed(grpc::CallbackServerContext* context,
-                                             const vllm_pb::EmbedRequest*,
-                                             vllm_pb::EmbedResponse* response) {
-  return Answer<vllm_pb::EmbedResponse>(
-      context, absl::UnimplementedError("Embed: this server generates text only"), response);
+                                             const grpc::ByteBuffer* request,
+                                             grpc::ByteBuffer* response) {
+  return UnaryCall<vllm_pb::EmbedRequest, vllm_pb::EmbedResponse>(
+      context, request, response, [](const vllm_pb::EmbedRequest&, auto done) {
+        done(absl::UnimplementedError("Embed: this server generates text only"));
+      });
 }
 
 grpc::ServerUnaryReactor* VllmService::HealthCheck(grpc::CallbackServerContext* context,
-                                                   const vllm_pb::HealthCheckRequest*,
-                                                   vllm_pb::HealthCheckResponse* response) {
-  const Health health = health_.health();
-  vllm_pb::HealthCheckResponse out;
-  out.set_healthy(health.ready);
-  out.set_message(health.ready ? "ready" : health.reason);
-  return Answer<vllm_pb::HealthCheckResponse>(context, std::move(out), response);
+                                                   const grpc::ByteBuffer* request,
+                                                   grpc::ByteBuffer* response) {
+  return UnaryCall<vllm_pb::HealthCheckRequest, vllm_pb::HealthCheckResponse>(
+      context, request, response, [this](const vllm_pb::HealthCheckRequest&, auto done) {
+        const Health health = health_.health();
+        vllm_pb::HealthCheckResponse out;
+        out.set_healthy(health.ready);
+        out.set_message(health.ready ? "ready" : health.reason);
+        done(std::move(out));
+      });
 }
 
 grpc::ServerUnaryReactor* VllmService::Abort(grpc::CallbackServerContext* context,
-                                             const vllm_pb::AbortRequest* request,
-                                             vllm_pb::AbortResponse* response) {
-  for (const std::string& id : request->request_ids()) frontend_.Abort(id);
-  return Answer<vllm_pb::AbortResponse>(context, vllm_pb::AbortResponse(), response);
+                                             const grpc::ByteBuffer* request,
+                                             grpc::ByteBuffer* response) {
+  return UnaryCall<vllm_pb::AbortRequest, vllm_pb::AbortResponse>(
+      context, request, response, [this](const vllm_pb::AbortRequest& message, auto done) {
+        for (const std::string& id : message.request_ids()) frontend_.Abort(id);
+        done(vllm_pb::AbortResponse());
+      });
 }
 
 grpc::ServerUnaryReactor* VllmService::GetModelInfo(grpc::CallbackServerContext* context,
-                                                    const vllm_pb::GetModelInfoRequest*,
-                                                    vllm_pb::GetModelInfoResponse* response) {
-  return Answer(context, ModelInfo(), response);
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  return UnaryCall<vllm_pb::GetModelInfoRequest, vllm_pb::GetModelInfoResponse>(
+      context, request, response, [this](const vllm_pb::GetModelInfoRequest&, auto done) {
+        done(ModelInfo());
+      });
 }
 
 grpc::ServerUnaryReactor* VllmService::GetServerInfo(grpc::CallbackServerContext* context,
-                                                     const vllm_pb::GetServerInfoRequest*,
-                                                     vllm_pb::GetServerInfoResponse* response) {
-  return Answer(context, ServerInfo(), response);
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  return UnaryCall<vllm_pb::GetServerInfoRequest, vllm_pb::GetServerInfoResponse>(
+      context, request, response, [this](const vllm_pb::GetServerInfoRequest&, auto done) {
+        done(ServerInfo());
+      });
 }
 
 grpc::ServerUnaryReactor* VllmService::GetLoads(grpc::CallbackServerContext* context,
-                                                const vllm_pb::GetLoadsRequest* request,
-                                                vllm_pb::GetLoadsResponse* response) {
-  return Answer(context, Loads(*request), response);
+                                                const grpc::ByteBuffer* request,
+                                                grpc::ByteBuffer* response) {
+  return UnaryCall<vllm_pb::GetLoadsRequest, vllm_pb::GetLoadsResponse>(
+      context, request, response, [this](const vllm_pb::GetLoadsRequest& message, auto done) {
+        done(Loads(message));
+      });
 }
 
-grpc::ServerWriteReactor<smg::grpc::common::GetTokenizerChunk>* VllmService::GetTokenizer(
-    grpc::CallbackServerContext*, const smg::grpc::common::GetTokenizerRequest*) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmService::GetTokenizer(grpc::CallbackServerContext*,
+                                                                      const grpc::ByteBuffer*) {
   return new TokenizerCall(archive_.Get());
 }
 
-grpc::ServerWriteReactor<smg::grpc::common::KvEventBatch>* VllmService::SubscribeKvEvents(
-    grpc::CallbackServerContext*, const smg::grpc::common::SubscribeKvEventsRequest*) {
-  return new RefusedStream<smg::grpc::common::KvEventBatch>(
-      grpc::Status(grpc::StatusCode::UNIMPLEMENTED,
-                   "SubscribeKvEvents: this server publishes no KV cache events"));
+grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmService::SubscribeKvEvents(
+    grpc::CallbackServerContext*, const grpc::ByteBuffer*) {
+  return new RefusedStream(
+      absl::UnimplementedError("SubscribeKvEvents: this server publishes no KV cache events"));
 }
 
 absl::StatusOr<vllm_pb::GetModelInfoResponse> VllmService::ModelInfo() const {

@@ -13,41 +13,49 @@
 
 namespace asynctls {
 
-class VllmService final : public vllm::grpc::engine::VllmEngine::CallbackService {
+// Every method takes raw bytes (see grpc_call.h).
+template <class Base>
+using RawVllmEngine = vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_Generate<
+    vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_Embed<
+        vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_HealthCheck<
+            vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_Abort<
+                vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_GetModelInfo<
+                    vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_GetServerInfo<
+                        vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_GetLoads<
+                            vllm::grpc::engine::VllmEngine::WithRawCallbackMethod_GetTokenizer<
+                                vllm::grpc::engine::VllmEngine::
+                                    WithRawCallbackMethod_SubscribeKvEvents<Base>>>>>>>>>;
+
+class VllmService final : public RawVllmEngine<vllm::grpc::engine::VllmEngine::Service> {
  public:
   // `model_dir`: what is said of where the model is, and where GetTokenizer finds its files. The
   // references outlive the service.
   VllmService(Frontend& frontend, const HealthMonitor& health, std::string model_dir);
 
-  grpc::ServerWriteReactor<vllm::grpc::engine::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context,
-      const vllm::grpc::engine::GenerateRequest* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override;
   grpc::ServerUnaryReactor* Embed(grpc::CallbackServerContext* context,
-                                  const vllm::grpc::engine::EmbedRequest* request,
-                                  vllm::grpc::engine::EmbedResponse* response) override;
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* HealthCheck(grpc::CallbackServerContext* context,
-                                        const vllm::grpc::engine::HealthCheckRequest* request,
-                                        vllm::grpc::engine::HealthCheckResponse* response) override;
+                                        const grpc::ByteBuffer* request,
+                                        grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* context,
-                                  const vllm::grpc::engine::AbortRequest* request,
-                                  vllm::grpc::engine::AbortResponse* response) override;
-  grpc::ServerUnaryReactor* GetModelInfo(
-      grpc::CallbackServerContext* context,
-      const vllm::grpc::engine::GetModelInfoRequest* request,
-      vllm::grpc::engine::GetModelInfoResponse* response) override;
-  grpc::ServerUnaryReactor* GetServerInfo(
-      grpc::CallbackServerContext* context,
-      const vllm::grpc::engine::GetServerInfoRequest* request,
-      vllm::grpc::engine::GetServerInfoResponse* response) override;
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* GetLoads(grpc::CallbackServerContext* context,
-                                     const vllm::grpc::engine::GetLoadsRequest* request,
-                                     vllm::grpc::engine::GetLoadsResponse* response) override;
-  grpc::ServerWriteReactor<smg::grpc::common::GetTokenizerChunk>* GetTokenizer(
-      grpc::CallbackServerContext* context,
-      const smg::grpc::common::GetTokenizerRequest* request) override;
-  grpc::ServerWriteReactor<smg::grpc::common::KvEventBatch>* SubscribeKvEvents(
-      grpc::CallbackServerContext* context,
-      const smg::grpc::common::SubscribeKvEventsRequest* request) override;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* GetTokenizer(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* SubscribeKvEvents(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override;
 
  private:
   absl::StatusOr<vllm::grpc::engine::GetModelInfoResponse> ModelInfo() const;

@@ -3,6 +3,7 @@
 // model.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -51,6 +52,7 @@ class TestServer {
  public:
   struct Options {
     FakeOptions fake;
+    std::function<std::unique_ptr<Worker>()> make_worker;  // in the place of FakeWorker
     v1::ServerConfig config = DefaultConfig();
     bool open = true;     // false: as while the model loads
     v1::ModelInfo model;  // merged over what FakeWorker says of itself
@@ -72,9 +74,10 @@ class TestServer {
     ASYNCTLS_CHECK(tokenizer.ok());
     tokenizer_ = *std::move(tokenizer);
     std::vector<std::unique_ptr<Worker>> workers;
-    workers.push_back(std::make_unique<FakeWorker>(options.fake));
+    workers.push_back(options.make_worker ? options.make_worker()
+                                          : std::make_unique<FakeWorker>(options.fake));
     auto group = std::make_unique<WorkerGroup>(std::move(workers));
-    auto init = group->Init(InitRequestFrom(options.config, 2, "", {}));
+    auto init = group->Init(InitRequestFrom(options.config, 2, "", {}, tokenizer_->vocab_size()));
     ASYNCTLS_CHECK(init.ok());
     init->mutable_model()->MergeFrom(options.model);
     SchedulerConfig scheduler = SchedulerConfigFrom(options.config, *init);
@@ -82,15 +85,15 @@ class TestServer {
     auto server = Server::Start(options.config, metrics_, registry_);
     ASYNCTLS_CHECK(server.ok());
     server_ = *std::move(server);
-    if (options.open) {
-      server_->Open(FrontendOptionsFrom(options.config, *init, tokenizer_->vocab_size()),
-                    *engine_,
-                    *tokenizer_);
-    }
+    frontend_options_ = FrontendOptionsFrom(options.config, *init, tokenizer_->vocab_size());
+    if (options.open) Open();
     channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()),
                                    grpc::InsecureChannelCredentials());
     stub_ = v1::GenerationService::NewStub(channel_);
   }
+
+  // The model is there. Once, where Options.open is false.
+  void Open() { server_->Open(frontend_options_, *engine_, *tokenizer_); }
 
   Engine& engine() { return *engine_; }
   Server& server() { return *server_; }
@@ -132,6 +135,7 @@ class TestServer {
   Metrics metrics_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
+  Frontend::Options frontend_options_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::GenerationService::Stub> stub_;

@@ -3,12 +3,13 @@
 // the well-formed requests among them are answered as ever.
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <condition_variable>
 #include <functional>
 #include <map>
-#include <memory>
+#include <mutex>
 
 #include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/support/client_callback.h"
 #include "inference/grpc_service.pb.h"
 #include "tests/testing/malformed.h"
 #include "tests/testing/serving_fixture.h"
@@ -19,7 +20,7 @@ namespace {
 
 constexpr int kRequests = 10000;
 constexpr int kInFlight = 32;
-constexpr int kNeighbourEvery = 250;
+constexpr int kNeighbourEvery = 10;
 
 // Short replies, so that a request that happens to be valid takes no time.
 TestServer::Options ShortReplies() {
@@ -29,43 +30,72 @@ TestServer::Options ShortReplies() {
   return options;
 }
 
-// Sends `requests` to a method that takes one message, some at a time; returns how often each
-// status came. Answers beyond the first message are gRPC's to refuse.
+// Calls in flight, and how often each status came.
+class Tally {
+ public:
+  void Begin() {
+    std::unique_lock lock(mu_);
+    changed_.wait(lock, [this] { return running_ < kInFlight; });
+    ++running_;
+  }
+  void End(grpc::StatusCode code) {
+    std::lock_guard lock(mu_);
+    ++statuses_[code];
+    --running_;
+    changed_.notify_all();
+  }
+  std::map<grpc::StatusCode, int> Wait() {
+    std::unique_lock lock(mu_);
+    changed_.wait(lock, [this] { return running_ == 0; });
+    return statuses_;
+  }
+
+ private:
+  std::mutex mu_;
+  std::condition_variable changed_;
+  int running_ = 0;
+  std::map<grpc::StatusCode, int> statuses_;
+};
+
+// A call that sends one message and reads whatever comes.
+class Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  Call(grpc::GenericStub& stub, const std::string& method, const std::string& bytes, Tally& tally)
+      : tally_(tally) {
+    grpc::Slice slice(bytes);
+    request_ = grpc::ByteBuffer(&slice, 1);
+    stub.PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(), this);
+    StartWriteLast(&request_, grpc::WriteOptions());
+    StartRead(&response_);
+    StartCall();
+  }
+  void OnReadDone(bool ok) override {
+    if (ok) StartRead(&response_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    tally_.End(status.error_code());
+    delete this;
+  }
+
+ private:
+  Tally& tally_;
+  grpc::ClientContext context_;
+  grpc::ByteBuffer request_, response_;
+};
+
+// Sends kRequests messages, some at a time; returns how often each status came.
 std::map<grpc::StatusCode, int> Flood(TestServer& server,
                                       const std::string& method,
                                       const std::function<std::string(int)>& request,
                                       const std::function<void()>& neighbour) {
-  struct Call {
-    grpc::ClientContext context;
-    std::unique_ptr<grpc::GenericClientAsyncResponseReader> reader;
-    grpc::ByteBuffer response;
-    grpc::Status status;
-  };
   grpc::GenericStub stub(server.channel());
-  grpc::CompletionQueue queue;
-  std::map<grpc::StatusCode, int> statuses;
-  int running = 0;
-  const auto take = [&] {
-    void* tag;
-    bool ok;
-    ASSERT_TRUE(queue.Next(&tag, &ok));
-    const std::unique_ptr<Call> call(static_cast<Call*>(tag));
-    ++statuses[call->status.error_code()];
-    --running;
-  };
+  Tally tally;
   for (int i = 0; i < kRequests; ++i) {
-    auto call = std::make_unique<Call>();
-    grpc::Slice slice(request(i));
-    call->reader =
-        stub.PrepareUnaryCall(&call->context, method, grpc::ByteBuffer(&slice, 1), &queue);
-    call->reader->StartCall();
-    Call* const raw = call.release();
-    raw->reader->Finish(&raw->response, &raw->status, raw);
-    if (++running >= kInFlight) take();
+    tally.Begin();
+    new Call(stub, method, request(i), tally);  // deletes itself
     if (i % kNeighbourEvery == 0) neighbour();
   }
-  while (running > 0) take();
-  return statuses;
+  return tally.Wait();
 }
 
 // Every second one has broken bytes, the others random values.
