@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -94,6 +95,18 @@ TEST_F(FrontDoorTest, Http2IsHandedOnUntouchedHoweverItArrives) {
   EXPECT_EQ(got, "PRI * HTTP/2.0");
   close(fd);
   EXPECT_EQ(client.ReadAll(), "");
+}
+
+TEST_F(FrontDoorTest, SmallMessagesAreNotHeldBack) {
+  Open(10);
+  Socket client(door_->port());
+  client.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+  const int fd = Next();
+  int no_delay = 0;
+  socklen_t size = sizeof(no_delay);
+  ASSERT_EQ(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &no_delay, &size), 0);
+  EXPECT_NE(no_delay, 0);
+  close(fd);
 }
 
 TEST_F(FrontDoorTest, PlainHttpIsToldWhereItCameTo) {
