@@ -76,6 +76,10 @@ GrpcServer::~GrpcServer() {
 }
 
 void GrpcServer::SetHealth(const Health& health) {
+  const std::tuple now(health.live, health.started, health.ready);
+  std::lock_guard lock(mu_);
+  if (now == told_) return;  // gRPC would tell every Watch again
+  told_ = now;
   grpc::HealthCheckServiceInterface* service = server_->GetHealthCheckService();
   for (const char* name : {"", "liveness"}) service->SetServingStatus(name, health.live);
   service->SetServingStatus("startup", health.started);

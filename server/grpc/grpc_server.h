@@ -3,6 +3,9 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,6 +29,7 @@ class GrpcServer {
 
   int port() const { return door_->port(); }
 
+  // Tells watchers what has changed. Any thread.
   void SetHealth(const Health& health);
 
   // No new calls; returns when all have ended, at the latest a few seconds after the engine ended
@@ -37,6 +41,9 @@ class GrpcServer {
 
   std::unique_ptr<FrontDoor> door_;
   std::unique_ptr<grpc::Server> server_;
+
+  std::mutex mu_;                                     // guards what follows
+  std::optional<std::tuple<bool, bool, bool>> told_;  // live, started, ready
 };
 
 }  // namespace asynctls
