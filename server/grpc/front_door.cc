@@ -208,7 +208,7 @@ void FrontDoor::SendAway(int fd) {
   const std::string body = absl::StrCat(
       R"({"error":{"type":"invalid_request_error","message":"this port speaks gRPC over HTTP/2 )",
       "without TLS; ",
-      options_.http_hint.empty() ? "HTTP is off in this server (--http-listen)"
+      options_.http_hint.empty() ? "use a gRPC client"
                                  : absl::StrCat("HTTP is served on ", options_.http_hint),
       R"("}})",
       "\n");

@@ -44,7 +44,6 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   FrontDoor::Options door;
   door.listen = config.listen();
   door.max_connections = config.max_connections();
-  if (config.http_listen() != "none") door.http_hint = config.http_listen();
   auto listening = FrontDoor::Listen(std::move(door));
   if (!listening.ok()) return listening.status();
   server->door_ = *std::move(listening);

@@ -145,6 +145,32 @@ TEST_F(VllmServiceTest, StopIdsEndTheReply) {
   EXPECT_LE(out.ids.at(0).size(), 6u);
 }
 
+TEST_F(VllmServiceTest, LogProbsCoverPromptAndReply) {
+  std::vector<uint32_t> prompt;
+  for (uint32_t i = 0; i < 3000; ++i) prompt.push_back(i % 1999);
+  vllm_pb::GenerateRequest request = Request(prompt, 5);
+  request.mutable_sampling_params()->set_logprobs(2);
+  request.mutable_sampling_params()->set_prompt_logprobs(1);
+  for (bool stream : {true, false}) {
+    request.set_stream(stream);
+    const VllmOutcome out = Generate(request);
+    ASSERT_TRUE(out.status.ok()) << out.status.error_message();
+    vllm_pb::InputLogProbs input = out.completes.at(0).input_logprobs();
+    vllm_pb::OutputLogProbs output = out.completes.at(0).output_logprobs();
+    for (const auto& message : out.messages) {
+      input.MergeFrom(message.chunk().input_logprobs());
+      output.MergeFrom(message.chunk().output_logprobs());
+    }
+    EXPECT_THAT(input.token_ids(), ElementsAreArray(prompt));
+    ASSERT_EQ(input.token_logprobs_size(), 3000);
+    EXPECT_FALSE(input.token_logprobs(0).has_value());
+    EXPECT_TRUE(input.token_logprobs(1).has_value());
+    EXPECT_EQ(input.top_logprobs(2999).values_size(), 1);
+    EXPECT_THAT(output.token_ids(), ElementsAreArray(ExpectedReply(prompt, 5, kDemoVocab)));
+    EXPECT_EQ(output.top_logprobs(4).token_ids_size(), 2);
+  }
+}
+
 std::string FieldOf(const grpc::Status& status) {
   google::rpc::Status rich;
   google::rpc::BadRequest detail;
