@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <pty.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <string>
@@ -40,11 +41,16 @@ class Typist {
   void Type(const std::string& keys) {
     EXPECT_EQ(write(master_, keys.data(), keys.size()), static_cast<ssize_t>(keys.size()));
   }
-  // Waits until the reader shows `prompt`, so that it has the terminal in its own mode.
+  // Waits until the reader has shown `prompt` and then put the terminal into its own mode; before
+  // that, the terminal itself would take Ctrl-C and Ctrl-D.
   void TypeAfter(const std::string& prompt, const std::string& keys) {
     std::string shown;
     char c;
     while (shown.find(prompt) == std::string::npos && read(master_, &c, 1) == 1) shown += c;
+    termios mode{};
+    do {
+      tcgetattr(master_, &mode);
+    } while ((mode.c_lflag & ICANON) != 0);
     Type(keys);
   }
 
