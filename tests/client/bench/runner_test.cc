@@ -69,7 +69,7 @@ TEST_F(RunnerTest, ClosedLoopKeepsItsConcurrencyAndCountsEveryToken) {
   const Json& latency = report_["latency"];
   EXPECT_EQ(latency["ttft"]["count"], 40);
   EXPECT_EQ(latency["itl"]["count"].get<uint64_t>() + 40, recorder_.tokens());
-  EXPECT_GE(stats_.messages, recorder_.tokens());
+  EXPECT_GE(stats_.messages, 40u * 3);  // start, tokens, end; tokens may come together
   for (const Json& running : report_["series"]["running"]) EXPECT_LE(running.get<double>(), 4.001);
   EXPECT_GT(stats_.cpu_seconds, 0);
   EXPECT_GT(stats_.threads, 0);
