@@ -6,7 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "grpcpp/channel.h"
@@ -40,11 +39,6 @@ absl::Status Take(const v1::GenerateResponse& message,
   return absl::OkStatus();
 }
 
-// "PREFIX_SOME_NAME" is "some_name".
-std::string ShortName(const std::string& name, size_t prefix) {
-  return absl::AsciiStrToLower(name.substr(std::min(prefix, name.size())));
-}
-
 }  // namespace
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target, int id) {
@@ -59,14 +53,6 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target, int id) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
-std::string ReasonName(v1::FinishReason reason) {
-  return ShortName(v1::FinishReason_Name(reason), sizeof("FINISH_REASON_") - 1);
-}
-
-std::string ModeName(v1::AttentionMode mode) {
-  return ShortName(v1::AttentionMode_Name(mode), sizeof("ATTENTION_MODE_") - 1);
 }
 
 void Canceller::Cancel() {

@@ -85,10 +85,6 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target, int id = 0
 // The call's status, as absl's.
 absl::Status FromGrpc(const grpc::Status& status);
 
-// FINISH_REASON_STOP is "stop", ATTENTION_MODE_EXACT is "exact".
-std::string ReasonName(v1::FinishReason reason);
-std::string ModeName(v1::AttentionMode mode);
-
 // Bytes of KV read beside what dense attention would have read; 1 where nothing was decoded.
 double KvReadFraction(const v1::KvRead& read);
 

@@ -10,6 +10,7 @@
 #include "client/commands.h"
 #include "client/request_fields.h"
 #include "engine/base/json.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {

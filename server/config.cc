@@ -55,7 +55,7 @@ constexpr FieldRule kRules[] = {
     {"max_message_mib", "largest gRPC message accepted, MiB", 1, 1024},
     {"drain_seconds", "how long SIGTERM lets running requests go on", 1, 86400},
     {"stall_seconds", "without a step for this long, with work, the server is not ready", 1, 86400},
-    {"max_connections", "connections of each port", 1, 1 << 20},
+    {"max_connections", "connections of the gRPC port", 1, 1 << 20},
     {"sparse.mode", "dense, exact or lagged, where a request names none"},
     {"sparse.selector", "code, or bound (needs --bound-selector)"},
     {"sparse.budget", "tokens attended per KV head, at most --max-budget", 128, 1 << 20},

@@ -19,6 +19,7 @@
 #include "client/bench/html_report.h"
 #include "client/client.h"
 #include "client/commands.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {

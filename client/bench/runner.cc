@@ -22,6 +22,7 @@
 #include "grpcpp/alarm.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/client_callback.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {

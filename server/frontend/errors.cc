@@ -42,6 +42,12 @@ absl::Status RenameFields(const absl::Status& status, FieldNames names) {
                     absl::StrReplaceAll(status.message(), names));
 }
 
+absl::Status UnsupportedField(const std::string& field) {
+  return WithReason(
+      absl::UnimplementedError(absl::StrCat(field, " is not supported by this server")),
+      "UNSUPPORTED_FIELD");
+}
+
 absl::Status WithReason(absl::Status status, const std::string& reason) {
   google::rpc::ErrorInfo detail;
   detail.set_reason(reason);

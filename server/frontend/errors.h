@@ -27,6 +27,9 @@ absl::Status InvalidField(const std::string& field, const Rest&... rest) {
   return FieldError(field, absl::StrCat(field, rest...));
 }
 
+// UNIMPLEMENTED, for what a protocol has and this server has not.
+absl::Status UnsupportedField(const std::string& field);
+
 // An INVALID_ARGUMENT in the words of another protocol: each pair's first name, a field of ours, is
 // replaced by the second in the message and in BadRequest. Every other status as it is.
 using FieldNames = absl::Span<const std::pair<absl::string_view, absl::string_view>>;

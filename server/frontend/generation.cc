@@ -4,10 +4,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "engine/base/logging.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {
@@ -37,10 +36,6 @@ v1::FinishReason ToReason(FinishReason reason) {
       break;
   }
   return v1::FINISH_REASON_ABORTED;
-}
-
-std::string ModeName(v1::AttentionMode mode) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::AttentionMode_Name(mode), "ATTENTION_MODE_"));
 }
 
 // What the call ends with: OK where there is a Finished message, an error otherwise.

@@ -3,25 +3,11 @@
 
 #include <utility>
 
+#include "proto/enum_names.h"
 #include "server/frontend/request_checks.h"
 #include "server/grpc/kserve_tensor.h"
 
 namespace asynctls {
-namespace {
-
-const char* ReasonName(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_REASON_STOP:
-      return "stop";
-    case v1::FINISH_REASON_LENGTH:
-      return "length";
-    default:  // the enum is open
-      return "abort";
-  }
-}
-
-}  // namespace
-
 InferReply::InferReply(const InferRequest& request)
     : options_(request.options),
       prompt_(request.options.echo ? request.request.text() : ""),
@@ -59,7 +45,7 @@ void InferReply::TakeDelta(const v1::Delta& delta) {
 
 void InferReply::TakeFinished(const v1::Finished& finished) {
   ++finished_;
-  sequences_[finished.index()].reason = ReasonName(finished.reason());
+  sequences_[finished.index()].reason = CommonReasonName(finished.reason());
 }
 
 void InferReply::Fill(bool final, inference::ModelInferResponse& out) {

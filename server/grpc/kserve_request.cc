@@ -23,12 +23,6 @@ constexpr std::pair<absl::string_view, absl::string_view> kFields[] = {
     {"prompt", "text_input"},
 };
 
-absl::Status Unsupported(const std::string& name) {
-  return WithReason(
-      absl::UnimplementedError(absl::StrCat(name, " is not supported by this server")),
-      "UNSUPPORTED_FIELD");
-}
-
 // sampling_parameters first, the others by name: the order is always the same.
 absl::Status ReadParameters(const inference::ModelInferRequest& in, InferRequest& out) {
   std::map<absl::string_view, const inference::InferParameter*> sorted;
@@ -77,13 +71,13 @@ absl::Status ReadTensors(const inference::ModelInferRequest& in, InferRequest& o
   std::vector<std::pair<std::string, Json>> own;
   for (int i = 0; i < in.inputs_size(); ++i) {
     const std::string& name = in.inputs(i).name();
-    if (name == "image") return Unsupported("image");
+    if (name == "image") return UnsupportedField("image");
     if (name != "text_input" && name != "sampling_parameters" && !IsSetting(name)) {
       return InvalidField("inputs", " names ", Quoted(name), ", which this model does not take");
     }
     if (!seen.insert(name).second) return InvalidField(name, " is there more than once");
     if (!in.inputs(i).parameters().empty()) {
-      return Unsupported(absl::StrCat(
+      return UnsupportedField(absl::StrCat(
           "parameter ", Quoted(in.inputs(i).parameters().begin()->first), " of input ", name));
     }
     const absl::StatusOr<Json> values = ReadTensor(in, i);
@@ -117,7 +111,7 @@ absl::Status ReadOutputs(const inference::ModelInferRequest& in, InferOptions& o
           "outputs", " names ", Quoted(output.name()), ", which this model does not give");
     }
     if (!output.parameters().empty()) {
-      return Unsupported(absl::StrCat(
+      return UnsupportedField(absl::StrCat(
           "parameter ", Quoted(output.parameters().begin()->first), " of output ", output.name()));
     }
     *found->second = true;

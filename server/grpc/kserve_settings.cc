@@ -20,12 +20,6 @@ std::string Shortened(const std::string& text) {
   return text.size() <= 64 ? text : text.substr(0, 61) + "...";
 }
 
-absl::Status Unsupported(const std::string& name) {
-  return WithReason(
-      absl::UnimplementedError(absl::StrCat(name, " is not supported by this server")),
-      "UNSUPPORTED_FIELD");
-}
-
 // ------------------------------------------------------------------------------------- values --
 // A value as it came: as a typed parameter, in JSON, or, as many clients send them, as a string.
 
@@ -232,13 +226,13 @@ absl::Status Only(const std::string& name, const Json& value, InferRequest&) {
   } else if (ReadFloat(name, value, number).ok() && number == kNeutral) {
     return absl::OkStatus();
   }
-  return Unsupported(absl::StrCat(name, " ", Show(value)));
+  return UnsupportedField(absl::StrCat(name, " ", Show(value)));
 }
 
 absl::Status OnlyEmpty(const std::string& name, const Json& value, InferRequest&) {
   const Json list = value.is_array() ? value : Json::array({value});
   for (const Json& each : list) {
-    if (each != "") return Unsupported(absl::StrCat(name, " ", Show(value)));
+    if (each != "") return UnsupportedField(absl::StrCat(name, " ", Show(value)));
   }
   return absl::OkStatus();
 }

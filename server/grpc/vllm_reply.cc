@@ -3,21 +3,12 @@
 
 #include <utility>
 
+#include "proto/enum_names.h"
+
 namespace asynctls {
 namespace {
 
 namespace vllm_pb = ::vllm::grpc::engine;
-
-const char* ReasonName(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_REASON_STOP:
-      return "stop";
-    case v1::FINISH_REASON_LENGTH:
-      return "length";
-    default:  // the enum is open
-      return "abort";
-  }
-}
 
 void Append(const v1::TopLogProbs& top, vllm_pb::TopLogProbs& out) {
   *out.mutable_token_ids() = top.token_ids();
@@ -119,7 +110,7 @@ void VllmReply::TakeFinished(const v1::Finished& finished, vllm_pb::GenerateResp
   if (!stream_) complete.Swap(&Complete(finished.index()));
   if (!input_.token_ids().empty()) *complete.mutable_input_logprobs() = input_;
   complete.set_index(finished.index());
-  complete.set_finish_reason(ReasonName(finished.reason()));
+  complete.set_finish_reason(CommonReasonName(finished.reason()));
   complete.set_prompt_tokens(finished.usage().prompt_tokens());
   complete.set_completion_tokens(finished.usage().completion_tokens());
   complete.set_cached_tokens(finished.usage().cached_tokens());

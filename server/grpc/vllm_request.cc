@@ -24,44 +24,38 @@ constexpr std::pair<absl::string_view, absl::string_view> kFields[] = {
     {"response.prompt_log_probs", "sampling_params.prompt_logprobs"},
 };
 
-absl::Status Unsupported(const std::string& field) {
-  return WithReason(
-      absl::UnimplementedError(absl::StrCat(field, " is not supported by this server")),
-      "UNSUPPORTED_FIELD");
-}
-
 absl::Status CheckConstraint(const vllm_pb::SamplingParams& params) {
   switch (params.constraint_case()) {
     case vllm_pb::SamplingParams::kJsonSchema:
-      return Unsupported("sampling_params.json_schema");
+      return UnsupportedField("sampling_params.json_schema");
     case vllm_pb::SamplingParams::kRegex:
-      return Unsupported("sampling_params.regex");
+      return UnsupportedField("sampling_params.regex");
     case vllm_pb::SamplingParams::kGrammar:
-      return Unsupported("sampling_params.grammar");
+      return UnsupportedField("sampling_params.grammar");
     case vllm_pb::SamplingParams::kStructuralTag:
-      return Unsupported("sampling_params.structural_tag");
+      return UnsupportedField("sampling_params.structural_tag");
     case vllm_pb::SamplingParams::kJsonObject:
-      return Unsupported("sampling_params.json_object");
+      return UnsupportedField("sampling_params.json_object");
     case vllm_pb::SamplingParams::kChoice:
-      return Unsupported("sampling_params.choice");
+      return UnsupportedField("sampling_params.choice");
     case vllm_pb::SamplingParams::CONSTRAINT_NOT_SET:
       break;
   }
   if (params.grammar_from_first_token()) {
-    return Unsupported("sampling_params.grammar_from_first_token");
+    return UnsupportedField("sampling_params.grammar_from_first_token");
   }
   if (params.has_truncate_prompt_tokens()) {
-    return Unsupported("sampling_params.truncate_prompt_tokens");
+    return UnsupportedField("sampling_params.truncate_prompt_tokens");
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckSupported(const vllm_pb::GenerateRequest& in) {
-  if (in.has_kv_transfer_params()) return Unsupported("kv_transfer_params");
-  if (in.has_kv_transfer_params_json()) return Unsupported("kv_transfer_params_json");
-  if (in.has_mm_inputs()) return Unsupported("mm_inputs");
-  if (!in.extra_mm_inputs().empty()) return Unsupported("extra_mm_inputs");
-  if (in.has_media_refs()) return Unsupported("media_refs");
+  if (in.has_kv_transfer_params()) return UnsupportedField("kv_transfer_params");
+  if (in.has_kv_transfer_params_json()) return UnsupportedField("kv_transfer_params_json");
+  if (in.has_mm_inputs()) return UnsupportedField("mm_inputs");
+  if (!in.extra_mm_inputs().empty()) return UnsupportedField("extra_mm_inputs");
+  if (in.has_media_refs()) return UnsupportedField("media_refs");
   if (in.has_data_parallel_rank() && in.data_parallel_rank() != 0) {
     return InvalidField(
         "data_parallel_rank", " ", in.data_parallel_rank(), " is not 0, the only rank");

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "proto/enum_names.h"
 #include "tests/testing/serving_fixture.h"
 
 namespace asynctls::testing {

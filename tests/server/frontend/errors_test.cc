@@ -15,6 +15,13 @@ TEST(ErrorsTest, AFieldErrorNamesItsFieldForPeopleAndPrograms) {
   EXPECT_EQ(RetryAfter(status), absl::ZeroDuration());
 }
 
+TEST(ErrorsTest, WhatIsNotSupportedIsNamed) {
+  const absl::Status status = UnsupportedField("mm_inputs");
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(status.message(), "mm_inputs is not supported by this server");
+  EXPECT_EQ(ErrorReason(status), "UNSUPPORTED_FIELD");
+}
+
 TEST(ErrorsTest, DetailsAddUp) {
   const absl::Status status =
       WithRetry(WithReason(absl::UnavailableError("loading"), "LOADING"), absl::Milliseconds(2500));
