@@ -63,6 +63,9 @@ struct GemmArgs {
   View<const bf16, 2> x;  // [T, K]
   const Matrix* w;        // [N, K]
   View<bf16, 2> out;      // [T, N]
+  // All rows are decode rows. A backend may compute these and prompt rows in different ways, each of
+  // which keeps the row contract.
+  bool decode = false;
 };
 struct LogitsArgs {
   View<const bf16, 2> x;  // [S, K]
