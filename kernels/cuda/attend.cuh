@@ -368,7 +368,7 @@ void LaunchAttend(CudaOps::State& state, AttendParams p, int64_t rows, int dim) 
     constexpr size_t kRing = kAttendWarps * kStages * WarpAttend<D>::kTileBytes;
     constexpr size_t kShared = kRing > sizeof(Joined<D>) ? kRing : sizeof(Joined<D>);
     const auto kernel = AttendKernel<D, kStages, kSelected>;
-    state.AllowShared(reinterpret_cast<const void*>(kernel), kShared);
+    state.AllowShared(reinterpret_cast<const void*>(kernel));
     Launch(state, kernel, grid, 32 * kAttendWarps, kShared, p);
   };
   dim == 64 ? launch.template operator()<64>() : launch.template operator()<128>();

@@ -41,11 +41,15 @@ CudaOps::State::~State() {
   if (stream != nullptr) cudaStreamDestroy(stream);
 }
 
-void CudaOps::State::AllowShared(const void* kernel, size_t bytes) {
-  if (bytes <= (48u << 10) || !allowed.insert(kernel).second) return;
+void CudaOps::State::AllowShared(const void* kernel) {
+  if (!allowed.insert(kernel).second) return;
   int most = 0;
+  cudaFuncAttributes attributes;
   CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+  CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+  CUDA_CHECK(cudaFuncSetAttribute(kernel,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  most - static_cast<int>(attributes.sharedSizeBytes)));
 }
 
 int CudaOps::State::MaxSplits(int64_t kv_heads) const {
@@ -122,6 +126,8 @@ void CudaOps::Download(void* host, const void* device, int64_t bytes) {
   CUDA_CHECK(cudaMemcpyAsync(
       host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, state_->stream));
 }
+
+CUstream_st* CudaOps::stream() const { return state_->stream; }
 
 void CudaOps::Wait() { CUDA_CHECK(cudaStreamSynchronize(state_->stream)); }
 

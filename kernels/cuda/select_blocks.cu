@@ -332,7 +332,7 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
                          p.heads * (kCodeDirections + sizeof(Turned));
   const size_t keeping = sizeof(uint32_t) * (2 * max_blocks + 8);
   const size_t shared = std::max(scoring, keeping);
-  state_->AllowShared(reinterpret_cast<const void*>(SelectBlocksKernel), shared);
+  state_->AllowShared(reinterpret_cast<const void*>(SelectBlocksKernel));
   Launch(*state_,
          SelectBlocksKernel,
          dim3(static_cast<unsigned>(pieces),

@@ -343,7 +343,7 @@ void CudaOps::SelectTokens(const SelectTokensArgs& a) {
            .shared_keys = static_cast<int>(std::min<int64_t>(most, kHeldKeys))};
   assert(p.heads <= kMaxHeads);
   const size_t shared = sizeof(uint32_t) * static_cast<size_t>(p.shared_keys);
-  state_->AllowShared(reinterpret_cast<const void*>(SelectTokensKernel), shared);
+  state_->AllowShared(reinterpret_cast<const void*>(SelectTokensKernel));
   Launch(*state_,
          SelectTokensKernel,
          dim3(static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),

@@ -37,7 +37,7 @@ struct CudaOps::State {
   State& operator=(const State&) = delete;
 
   // Lets a kernel use more shared memory than the 48 KiB every GPU gives unasked.
-  void AllowShared(const void* kernel, size_t bytes);
+  void AllowShared(const void* kernel);
 
   // Most parts that one (row, KV head) is cut into: enough to fill the machine with one row.
   int MaxSplits(int64_t kv_heads) const;
