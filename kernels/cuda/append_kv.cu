@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// QK-norm, rotation, the append of K | V, and the key's code: one warp a head of a token.
+// QK-norm, rotation, the append of K | V, and the key's code. A block takes one KV head with its query
+// heads, of one token or of several; a warp takes one head of a token. The table that codes the keys
+// comes into shared memory while the op before is still ending.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -7,7 +9,7 @@
 namespace asynctls {
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kHeld = 8;  // pairs (i, i + D/2) that a lane holds: head dims to 512
 
 struct Params {
@@ -25,13 +27,19 @@ struct Params {
   uint32_t* first;
   uint32_t* second;
   int64_t table_width;  // M
+  int tokens, tokens_per_block;
   int q_heads, kv_heads, dim;
   float eps;
 };
 
-// out = rotate(norm(x)).
-__device__ void NormAndTurn(
-    const bf16* x, const bf16* weight, float eps, int dim, const float* cos_sin, bf16* out) {
+// out = rotate(norm(x)); also to `kept` (shared memory, fp32) unless null.
+__device__ void NormAndTurn(const bf16* x,
+                            const bf16* weight,
+                            float eps,
+                            int dim,
+                            const float* cos_sin,
+                            bf16* out,
+                            float* kept) {
   const int lane = threadIdx.x % 32, half = dim / 2;
   float low[kHeld], high[kHeld], squares = 0;
 #pragma unroll
@@ -49,19 +57,22 @@ __device__ void NormAndTurn(
     const float a = Widen(Narrow(Widen(Narrow(low[k] * inverse)) * Widen(weight[i])));
     const float b = Widen(Narrow(Widen(Narrow(high[k] * inverse)) * Widen(weight[i + half])));
     const float cosine = cos_sin[i], sine = cos_sin[i + half];
-    out[i] = Narrow(a * cosine - b * sine);
-    out[i + half] = Narrow(b * cosine + a * sine);
+    const bf16 turned_low = Narrow(a * cosine - b * sine);
+    const bf16 turned_high = Narrow(b * cosine + a * sine);
+    out[i] = turned_low;
+    out[i + half] = turned_high;
+    if (kept == nullptr) continue;
+    kept[i] = Widen(turned_low);
+    kept[i + half] = Widen(turned_high);
   }
 }
 
-// The code of the key just written, lane c working out direction c.
-__device__ void AppendCode(const Params& p, const bf16* key, int g, int64_t place, int in_block) {
+// The code of a key, lane c working out direction c. `key` [D], `table` [D, r]: shared memory.
+__device__ void AppendCode(
+    const Params& p, const float* key, const float* table, int g, int64_t place, int in_block) {
   const int c = threadIdx.x % 32;
-  const float* table = p.encode + int64_t{g} * p.dim * kCodeDirections + c;
   const float product = gpu::ExactProduct(
-      p.dim,
-      [&](int d) { return Widen(key[d]); },
-      [&](int d) { return table[d * kCodeDirections]; });
+      p.dim, [&](int d) { return key[d]; }, [&](int d) { return table[d * kCodeDirections + c]; });
   const uint32_t code = gpu::CodeOf(product - p.offset[g * kCodeDirections + c]);
   constexpr int kRest = kFineDirections + kCoarseDirections;
   uint32_t fine = 0, high = 0, low = 0, rest = 0;
@@ -84,30 +95,52 @@ __device__ void AppendCode(const Params& p, const bf16* key, int g, int64_t plac
   p.second[at + kBlockPositions] = rest;
 }
 
-__global__ void __launch_bounds__(32 * kWarps) AppendKvKernel(const Params p) {
-  GridWait();
-  GridTrigger();
-  const int64_t t = blockIdx.x;
-  const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
-  if (head >= p.q_heads + p.kv_heads) return;
+// Head `head` of the group (the last one is the key) of token t.
+__device__ void AppendHead(
+    const Params& p, int64_t t, int g, int head, float* kept, const float* table) {
+  const int group = p.q_heads / p.kv_heads, lane = threadIdx.x % 32;
   const bf16* row = p.qkv + t * (p.q_heads + 2 * p.kv_heads) * p.dim;
   const float* cos_sin = p.cos_sin + t * p.dim;
-  const bf16* x = row + int64_t{head} * p.dim;
-  if (head < p.q_heads) {
-    NormAndTurn(x, p.q_norm, p.eps, p.dim, cos_sin, p.q_out + (t * p.q_heads + head) * p.dim);
-    return;
+  if (head < group) {
+    const int64_t h = int64_t{g} * group + head;
+    bf16* out = p.q_out + (t * p.q_heads + h) * p.dim;
+    return NormAndTurn(row + h * p.dim, p.q_norm, p.eps, p.dim, cos_sin, out, nullptr);
   }
   if (p.lanes[t] < 0) return;  // padding
-  const int g = head - p.q_heads, in_block = p.positions[t] % kBlockPositions;
+  const int in_block = p.positions[t] % kBlockPositions;
   const int64_t slot = p.slot_table[p.lanes[t] * p.table_width + p.positions[t] / kBlockPositions];
   const int64_t place = slot * p.kv_heads + g;
   bf16* key = p.kv + (place * kBlockPositions + in_block) * 2 * p.dim;
-  NormAndTurn(x, p.k_norm, p.eps, p.dim, cos_sin, key);
-  for (int i = threadIdx.x % 32; i < p.dim; i += 32) {
-    key[p.dim + i] = x[int64_t{p.kv_heads} * p.dim + i];
-  }
+  const bf16* x = row + int64_t{p.q_heads + g} * p.dim;
+  const bf16* value = x + int64_t{p.kv_heads} * p.dim;
+  for (int i = lane; i < p.dim; i += 32) key[p.dim + i] = value[i];
+  NormAndTurn(x, p.k_norm, p.eps, p.dim, cos_sin, key, kept);
   __syncwarp();
-  if (p.encode != nullptr) AppendCode(p, key, g, place, in_block);
+  if (p.encode != nullptr) AppendCode(p, kept, table, g, place, in_block);
+  __syncwarp();
+}
+
+__global__ void __launch_bounds__(kThreads) AppendKvKernel(const Params p) {
+  extern __shared__ __align__(16) float shared[];  // the table [D, r] | a key [D] per warp
+  const int warp = static_cast<int>(threadIdx.x) / 32, g = static_cast<int>(blockIdx.y);
+  float* kept = shared + (p.encode != nullptr ? p.dim * kCodeDirections : 0) + warp * p.dim;
+  if (p.encode != nullptr) {
+    const float* table = p.encode + int64_t{g} * p.dim * kCodeDirections;
+    for (int i = static_cast<int>(threadIdx.x); i < p.dim * kCodeDirections / 4; i += kThreads) {
+      CopyAsync16(SharedAddress(shared + 4 * i), table + 4 * i);
+    }
+  }
+  CopyCommit();
+  GridWait();
+  GridTrigger();
+  CopyWait<0>();
+  __syncthreads();
+  const int first = static_cast<int>(blockIdx.x) * p.tokens_per_block;
+  const int heads = p.q_heads / p.kv_heads + 1;
+  const int items = min(p.tokens_per_block, p.tokens - first) * heads;
+  for (int i = warp; i < items; i += kWarps) {
+    AppendHead(p, first + i / heads, g, heads - 1 - i % heads, kept, shared);
+  }
 }
 
 }  // namespace
@@ -129,17 +162,22 @@ void CudaOps::AppendKv(const AppendKvArgs& a) {
                  .first = coded ? a.codes.first.data : nullptr,
                  .second = coded ? a.codes.second.data : nullptr,
                  .table_width = a.kv.slot_table.dim(1),
+                 .tokens = static_cast<int>(a.qkv.dim(0)),
+                 .tokens_per_block = a.qkv.dim(0) > 256 ? 16 : 1,
                  .q_heads = static_cast<int>(a.q_out.dim(1)),
                  .kv_heads = static_cast<int>(a.kv.rows.dim(1)),
                  .dim = static_cast<int>(a.q_norm.dim(0)),
                  .eps = a.eps};
   assert(p.dim <= 64 * kHeld);
+  const size_t shared =
+      sizeof(float) * static_cast<size_t>(p.dim) * (kWarps + (coded ? kCodeDirections : 0));
+  state_->AllowShared(reinterpret_cast<const void*>(AppendKvKernel));
   Launch(*state_,
          AppendKvKernel,
-         dim3(static_cast<unsigned>(a.qkv.dim(0)),
-              static_cast<unsigned>((p.q_heads + p.kv_heads + kWarps - 1) / kWarps)),
-         32 * kWarps,
-         0,
+         dim3(static_cast<unsigned>((p.tokens + p.tokens_per_block - 1) / p.tokens_per_block),
+              static_cast<unsigned>(p.kv_heads)),
+         kThreads,
+         shared,
          p);
 }
 

@@ -6,8 +6,9 @@
 // A (row, KV head) is cut into splits, one block each; how many, and where, depends on the number
 // of positions alone, which keeps rows independent of each other. A warp takes every kWarps-th
 // tile of 16 positions through a ring of its own (no barrier inside the loop), keeps a running
-// maximum, and the warps' parts are joined at the end. The last block of a (row, KV head) to
-// arrive joins the splits, in their order.
+// maximum, and the warps' parts are joined at the end. Then the splits are joined, in their order:
+// by the last of them to arrive, through memory, or, where there are few enough for a cluster of
+// thread blocks, by all of them through each other's shared memory.
 #pragma once
 
 #include "kernels/cuda/primitives.cuh"
@@ -37,6 +38,7 @@ struct AttendParams {
 inline constexpr int kTile = 16;       // positions
 inline constexpr int kColumns = 8;     // query heads
 inline constexpr int kAttendWarps = 4;
+inline constexpr int kAttendRanks = 8;  // splits of a cluster
 
 template <int D>
 struct WarpAttend {
@@ -134,20 +136,19 @@ struct Joined {
   float out[kAttendWarps][kColumns][D + 4];
   float largest[kAttendWarps][kColumns];
   float weight[kAttendWarps][kColumns];
+  float block_largest[kColumns], block_weight[kColumns];  // of all of them
 };
 
-// Joins `count` parts of one column: calls set(total weight, largest) and gives each part's factor.
+// The largest of the parts' maxima, 0 where there is none.
 template <int kParts, typename Largest>
-__device__ inline float LargestOf(Largest largest, int count) {
+__device__ inline float LargestOf(Largest largest) {
   float top = kNegativeInfinity;
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) {
-    if (i < count) top = fmaxf(top, largest(i));
-  }
+  for (int i = 0; i < kParts; ++i) top = fmaxf(top, largest(i));
   return top == kNegativeInfinity ? 0 : top;
 }
 
-template <int D, int kStages, bool kSelected>
+template <int D, int kStages, bool kSelected, int kRanks>
 __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint32_t place;
@@ -167,8 +168,8 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   const int wanted = max(p.split_tokens, (count + max_splits - 1) / max_splits);
   const int split_tokens = (wanted + kBlockTile - 1) / kBlockTile * kBlockTile;
   const int splits = max(1, (count + split_tokens - 1) / split_tokens);
-  if (split >= splits) return;
-  const int begin = split * split_tokens, end = min(count, begin + split_tokens);
+  if (kRanks == 1 && split >= splits) return;
+  const int begin = split * split_tokens, end = max(begin, min(count, begin + split_tokens));
   const int64_t query_head = int64_t{g} * p.heads + head_tile * kColumns;
   const bf16* query = p.q + (s * p.groups * p.heads + query_head) * D;
   bf16* out = p.out + (s * p.groups * p.heads + query_head) * D;
@@ -244,9 +245,13 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   __syncthreads();
   const int64_t tile_of = pair * head_tiles + head_tile;
   const int64_t part = (tile_of * max_splits + split) * kColumns;
-  for (int i = static_cast<int>(threadIdx.x); i < heads * D; i += 32 * kAttendWarps) {
-    const int h = i / D, d = i % D;
-    const float top = LargestOf<kAttendWarps>([&](int w) { return joined.largest[w][h]; }, kAttendWarps);
+  float* own = joined.out[0][0];  // kRanks > 1: the block's part, packed, over the first warp's
+  float sums[kColumns * D / (32 * kAttendWarps)];
+#pragma unroll
+  for (int k = 0; k < kColumns * D / (32 * kAttendWarps); ++k) {
+    const int i = k * 32 * kAttendWarps + static_cast<int>(threadIdx.x), h = i / D, d = i % D;
+    if (h >= heads) break;
+    const float top = LargestOf<kAttendWarps>([&](int w) { return joined.largest[w][h]; });
     float sum = 0, weight = 0;
 #pragma unroll
     for (int w = 0; w < kAttendWarps; ++w) {
@@ -254,25 +259,67 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
       sum = fmaf(joined.out[w][h][d], factor, sum);
       weight = fmaf(joined.weight[w][h], factor, weight);
     }
-    if (splits == 1) {
+    sums[k] = sum;
+    if constexpr (kRanks > 1) {
+      if (d == 0) {
+        joined.block_largest[h] = top;
+        joined.block_weight[h] = weight;
+      }
+    } else if (splits == 1) {
       out[i] = Narrow(count == 0 ? 0.0f : sum / weight);
-      continue;
+    } else {
+      p.part_out[part * D + i] = sum;
+      if (d == 0) {
+        p.part_largest[part + h] = top;
+        p.part_weight[part + h] = weight;
+      }
     }
-    p.part_out[part * D + i] = sum;
-    if (d == 0) {
-      p.part_largest[part + h] = top;
-      p.part_weight[part + h] = weight;
+  }
+  if constexpr (kRanks > 1) {
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kColumns * D / (32 * kAttendWarps); ++k) {
+      const int i = k * 32 * kAttendWarps + static_cast<int>(threadIdx.x);
+      if (i < heads * D) own[i] = sums[k];
     }
+    ClusterSync<kRanks>();
+    // Each block finishes its share of the values.
+    const int share = (heads * D + kRanks - 1) / kRanks;
+    for (int i = split * share + static_cast<int>(threadIdx.x);
+         i < min(heads * D, (split + 1) * share);
+         i += 32 * kAttendWarps) {
+      const int h = i / D;
+      float largest[kRanks], weights[kRanks], values[kRanks];
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) {
+        largest[r] = __uint_as_float(
+            ClusterLoad<kRanks>(ClusterAddress<kRanks>(&joined.block_largest[h], r)));
+        weights[r] = __uint_as_float(
+            ClusterLoad<kRanks>(ClusterAddress<kRanks>(&joined.block_weight[h], r)));
+        values[r] = __uint_as_float(ClusterLoad<kRanks>(ClusterAddress<kRanks>(&own[i], r)));
+      }
+      // A block without positions has weight 0 and, by LargestOf, a maximum that is not its own.
+      float top = kNegativeInfinity, sum = 0, weight = 0;
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) top = weights[r] > 0 ? fmaxf(top, largest[r]) : top;
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) {
+        const float factor = weights[r] > 0 ? Exp2(largest[r] - top) : 0;
+        sum = fmaf(values[r], factor, sum);
+        weight = fmaf(weights[r], factor, weight);
+      }
+      out[i] = Narrow(count == 0 ? 0.0f : sum / weight);
+    }
+    ClusterSync<kRanks>();  // nobody's memory goes while it is read
+    return;
   }
   if (splits == 1) return;
 
   // The last split to arrive joins them all.
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) place = atomicAdd(&p.arrived[tile_of], 1);
+  if (threadIdx.x == 0) place = ArriveAndCount(&p.arrived[tile_of]);
   __syncthreads();
   if (place != static_cast<uint32_t>(splits - 1)) return;
-  __threadfence();
   const int64_t parts = tile_of * max_splits * kColumns;
   auto* factor = reinterpret_cast<float*>(shared);  // [splits][kColumns]
   for (int i = static_cast<int>(threadIdx.x); i < splits * kColumns; i += 32 * kAttendWarps) {
@@ -342,15 +389,17 @@ __global__ void __launch_bounds__(32) AttendAnyKernel(const AttendParams p, int 
 }
 
 // Launches over S rows. `split_tokens`: see AttendParams; kStages: tiles in flight per warp.
-template <int kStages, bool kSelected>
+// kRanks: splits of a cluster, 1 = as many as the machine is wide, joined through memory.
+template <int kStages, bool kSelected, int kRanks>
 void LaunchAttend(CudaOps::State& state, AttendParams p, int64_t rows, int dim) {
   const int head_tiles = (p.heads + kColumns - 1) / kColumns;
-  const int splits = state.MaxSplits(p.groups);
+  const int splits = kRanks > 1 ? kRanks : state.MaxSplits(p.groups);
   p.part_out = state.split.out.data;
   p.part_largest = state.split.largest.data;
   p.part_weight = state.split.weight.data;
   p.arrived = state.split.arrived.data;
-  assert(rows * p.groups * head_tiles * splits * kColumns * dim <= state.split.out.size() || dim % 64 != 0);
+  assert(kRanks > 1 || dim % 64 != 0 ||
+         rows * p.groups * head_tiles * splits * kColumns * dim <= state.split.out.size());
   if (dim != 64 && dim != 128) {
     Launch(state,
            AttendAnyKernel<kSelected>,
@@ -367,9 +416,9 @@ void LaunchAttend(CudaOps::State& state, AttendParams p, int64_t rows, int dim) 
   const auto launch = [&]<int D>() {
     constexpr size_t kRing = kAttendWarps * kStages * WarpAttend<D>::kTileBytes;
     constexpr size_t kShared = kRing > sizeof(Joined<D>) ? kRing : sizeof(Joined<D>);
-    const auto kernel = AttendKernel<D, kStages, kSelected>;
+    const auto kernel = AttendKernel<D, kStages, kSelected, kRanks>;
     state.AllowShared(reinterpret_cast<const void*>(kernel));
-    Launch(state, kernel, grid, 32 * kAttendWarps, kShared, p);
+    LaunchClusters(state, kRanks, kernel, grid, 32 * kAttendWarps, kShared, p);
   };
   dim == 64 ? launch.template operator()<64>() : launch.template operator()<128>();
 }

@@ -21,7 +21,9 @@ int SplitsOf(int multiprocessors, int64_t kv_heads) {
 constexpr int kMostMultiprocessors = 160;
 
 void Carve(const CudaLimits& l, int multiprocessors, CudaOps::State& s, Carver& carver) {
-  const int64_t parts = l.decode_rows * l.query_heads * SplitsOf(multiprocessors, l.kv_heads);
+  // Heads are padded to a multiple of 8 per KV head; splits times KV heads fill the machine twice.
+  const int64_t columns = (l.query_heads + 8 * l.kv_heads - 1) / (8 * l.kv_heads) * 8;
+  const int64_t parts = l.decode_rows * 2 * multiprocessors * columns;
   s.gemm_workspace = carver.Take<uint8_t, 1>({kGemmWorkspace});
   s.split.out = carver.Take<float, 1>({parts * l.head_dim});
   s.split.largest = carver.Take<float, 1>({parts});

@@ -19,7 +19,7 @@ void CudaOps::DecodeAttend(const DecodeAttendArgs& a) {
   p.heads = static_cast<int>(a.q.dim(1)) / groups;
   p.split_tokens = 256;
   p.scale = a.scale * kLog2E;
-  LaunchAttend<3, false>(*state_, p, a.rows.dim(0), static_cast<int>(a.q.dim(2)));
+  LaunchAttend<3, false, 1>(*state_, p, a.rows.dim(0), static_cast<int>(a.q.dim(2)));
 }
 
 }  // namespace asynctls

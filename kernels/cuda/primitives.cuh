@@ -47,6 +47,65 @@ __device__ inline uint32_t NarrowPair(float low, float high) {
   return x;
 }
 
+// Adds one to a counter that the blocks of a job share; returns what it was. What this block wrote
+// before (and a barrier lay between) can be read by the block that sees the last count, after a
+// barrier of its own. One thread.
+__device__ inline uint32_t ArriveAndCount(uint32_t* counter) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return before;
+}
+
+// Thread block clusters (sm_90): a barrier over all their threads, and each other's shared memory,
+// by the address that the own block has the same object at. In a "cluster" of one block these are
+// the plain things, on any GPU.
+template <int kRanks>
+__device__ inline void ClusterSync() {
+  if constexpr (kRanks == 1) {
+    __syncthreads();
+  } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+  }
+}
+template <int kRanks>
+__device__ inline uint32_t ClusterAddress(const void* own, int rank) {
+  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(own));
+  if constexpr (kRanks > 1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+#endif
+  }
+  return address;
+}
+template <int kRanks>
+__device__ inline uint32_t ClusterLoad(uint32_t address) {
+  uint32_t x = 0;
+  if constexpr (kRanks == 1) {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+#endif
+  }
+  return x;
+}
+template <int kRanks>
+__device__ inline void ClusterStore(uint32_t address, uint32_t x) {
+  if constexpr (kRanks == 1) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+  } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+#endif
+  }
+}
+
 // 2^x, x <= 0; about 2 units in the last place.
 __device__ inline float Exp2(float x) {
   float y;

@@ -3,8 +3,9 @@
 //
 // A (row, KV head) is cut into pieces of blocks, one thread block each (integers: how it is cut
 // cannot matter). The codes come in by asynchronous copies while the queries are turned. Then a
-// warp takes a block of 64 positions: the codes' bytes are the rows of an integer matrix product
-// whose columns are the query heads. The last piece of a (row, KV head) to be done keeps the best.
+// warp takes four blocks of 64 positions at a time: the codes' bytes are the rows of an integer
+// matrix product whose columns are the query heads. The last piece of a (row, KV head) to be done
+// keeps the best.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -14,10 +15,13 @@ namespace asynctls {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kStages = 8;                                            // blocks in flight per warp
-constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;         // part 1 of one head
-constexpr int kColumns = 8;                                           // query heads of a product
-constexpr int kRingBytes = kWarps * kStages * kBlockBytes;
+constexpr int kGroup = 4;      // blocks that a warp scores at a time
+constexpr int kStages = 3;     // groups in flight per warp
+constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
+constexpr int kGroupBytes = kGroup * kBlockBytes;
+constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
+constexpr int kColumns = 8;    // query heads of a product
+constexpr int kHeldKeys = 8;   // of a thread: up to 2,048 blocks are ranked in registers
 
 struct Params {
   const bf16* q;            // [S, Q, D]
@@ -73,68 +77,96 @@ __device__ void TurnHead(const float* q,
   if (c == 0) *turned = {scale, zero};
 }
 
-// The score of one block as an ordered key; in all lanes. `codes`: its part 1 in shared memory.
-__device__ uint32_t ScoreBlock(const uint32_t* codes,
-                               const int8_t* code8,
-                               const Turned* turned,
-                               int heads,
-                               int positions) {
-  const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
-  uint4 word[2][2];  // [fine, coarse][positions 4 quad.., 32 + 4 quad..]
+// A warp's part in scoring a group of blocks. Lane (quad, t) works on positions 4 quad .. + 3 and
+// 32 + 4 quad .. + 3 of each block, and ends up with head 2 t + quad % 2 of block quad / 2.
+template <int kTiles>
+struct Scorer {
+  uint32_t b[kTiles][2];  // the codes of the queries, as columns
+  float scale[kTiles];    // of the lane's head; NaN: left out
+  int zero[kTiles];
+  int turn, shift;
+
+  __device__ Scorer(const int8_t* code8, const Turned* turned, int heads) {
+    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
+    turn = (2 * t - 2) & 31;
+    shift = 4 * (t & 1);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      word[i][j] = *reinterpret_cast<const uint4*>(codes + i * kBlockPositions + 32 * j + 4 * quad);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int column = tile * kColumns + quad, own = tile * kColumns + 2 * t + quad % 2;
+      b[tile][0] = b[tile][1] = 0;
+      if (column < heads) {
+        const auto* q = reinterpret_cast<const uint32_t*>(code8 + column * kCodeDirections);
+        b[tile][0] = q[kFineDirections / 4 + t];
+        b[tile][1] = t < 2 ? q[t] : 0;
+      }
+      scale[tile] = own < heads ? turned[own].scale : __uint_as_float(0x7fc00000u);
+      zero[tile] = own < heads ? turned[own].zero : 0;
     }
   }
-  const auto* fine_low = reinterpret_cast<const uint32_t*>(&word[0][0]);
-  const auto* fine_high = reinterpret_cast<const uint32_t*>(&word[0][1]);
-  const auto* coarse_low = reinterpret_cast<const uint32_t*>(&word[1][0]);
-  const auto* coarse_high = reinterpret_cast<const uint32_t*>(&word[1][1]);
-  const uint32_t fine_mask = t < 2 ? 0x0f0f0f0fu : 0;
-  const int turn = (2 * t - 2) & 31;
-  float best_score = kNegativeInfinity;
-  for (int column = 0; column < heads; column += kColumns) {
-    const int head = column + quad;
-    uint32_t b0 = 0, b1 = 0;
-    if (head < heads) {
-      const auto* q = reinterpret_cast<const uint32_t*>(code8 + head * kCodeDirections);
-      b0 = q[kFineDirections / 4 + t];
-      b1 = t < 2 ? q[t] : 0;
-    }
-    int top[2] = {INT_MIN, INT_MIN};
+
+  // The key of block quad / 2 of the group. `codes`: part 1 of the blocks in shared memory;
+  // positions of block i at or after `positions` - 64 i do not exist (kWhole: all do).
+  template <bool kWhole>
+  __device__ uint32_t Key(const uint32_t* codes, int positions) const {
+    const int lane = threadIdx.x % 32, quad = lane / 4;
+    float best = kNegativeInfinity;
+    int top[kTiles][2 * kGroup];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t a[4] = {__funnelshift_r(coarse_low[i], coarse_low[i], turn) & 0x0c0c0c0cu,
-                             __funnelshift_r(coarse_high[i], coarse_high[i], turn) & 0x0c0c0c0cu,
-                             fine_low[i] >> (4 * (t & 1)) & fine_mask,
-                             fine_high[i] >> (4 * (t & 1)) & fine_mask};
-      int c[4];
-      MultiplyBytes(c, a, b0, b1);
-      if (positions < kBlockPositions) {
-        if (4 * quad + i >= positions) c[0] = c[1] = INT_MIN;
-        if (32 + 4 * quad + i >= positions) c[2] = c[3] = INT_MIN;
+    for (int block = 0; block < kGroup; ++block) {
+      const uint32_t* words = codes + block * (kBlockBytes / 4) + 4 * quad;
+      const uint4 f0 = *reinterpret_cast<const uint4*>(words);
+      const uint4 f1 = *reinterpret_cast<const uint4*>(words + 32);
+      const uint4 c0 = *reinterpret_cast<const uint4*>(words + kBlockPositions);
+      const uint4 c1 = *reinterpret_cast<const uint4*>(words + kBlockPositions + 32);
+      const uint32_t fine[2][4] = {{f0.x, f0.y, f0.z, f0.w}, {f1.x, f1.y, f1.z, f1.w}};
+      const uint32_t coarse[2][4] = {{c0.x, c0.y, c0.z, c0.w}, {c1.x, c1.y, c1.z, c1.w}};
+      const int left = positions - block * kBlockPositions - 4 * quad;  // of this lane's run
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        top[tile][2 * block] = top[tile][2 * block + 1] = INT_MIN;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          // Where a column has no direction (t >= 2 of the fine ones) its bytes meet zeros.
+          const uint32_t a[4] = {
+              __funnelshift_r(coarse[0][i], coarse[0][i], turn) & 0x0c0c0c0cu,
+              __funnelshift_r(coarse[1][i], coarse[1][i], turn) & 0x0c0c0c0cu,
+              fine[0][i] >> shift & 0x0f0f0f0fu,
+              fine[1][i] >> shift & 0x0f0f0f0fu};
+          int c[4];
+          MultiplyBytes(c, a, b[tile][0], b[tile][1]);
+          if constexpr (!kWhole) {
+            if (i >= left) c[0] = c[1] = INT_MIN;
+            if (32 + i >= left) c[2] = c[3] = INT_MIN;
+          }
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            top[tile][2 * block + j] = max(top[tile][2 * block + j], max(c[j], c[j + 2]));
+          }
+        }
       }
-      top[0] = max(top[0], max(c[0], c[2]));
-      top[1] = max(top[1], max(c[1], c[3]));
     }
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], 4));
-      top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], 8));
-      top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], 16));
-      const int h = column + 2 * t + j;
-      if (h < heads && !isnan(turned[h].scale)) {
-        best_score = fmaxf(best_score,
-                           static_cast<float>(2 * top[j] + turned[h].zero) * turned[h].scale);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      // The maximum over the quads, each quad keeping one of the eight values.
+#pragma unroll
+      for (int half = kGroup; half > 0; half >>= 1) {
+        const bool upper = quad & half;
+#pragma unroll
+        for (int i = 0; i < half; ++i) {
+          const int keep = upper ? top[tile][i + half] : top[tile][i];
+          const int give = upper ? top[tile][i] : top[tile][i + half];
+          top[tile][i] = max(keep, __shfl_xor_sync(kAllLanes, give, 4 * half));
+        }
       }
+      const float score = static_cast<float>(2 * top[tile][0] + zero[tile]) * scale[tile];
+      best = isnan(scale[tile]) ? best : fmaxf(best, score);
     }
+    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 1));
+    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 2));
+    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 4));
+    return gpu::OrderedKey(best);
   }
-  best_score = fmaxf(best_score, __shfl_xor_sync(kAllLanes, best_score, 1));
-  best_score = fmaxf(best_score, __shfl_xor_sync(kAllLanes, best_score, 2));
-  return gpu::OrderedKey(best_score);
-}
+};
 
 // The exchange with the previous step (ExchangeLag of kernels/ref/selection.h). `list` in shared
 // memory has room for three more than it may hold; returns the new count.
@@ -174,6 +206,7 @@ __device__ int ExchangeLag(const DecodeRow& row, int32_t* kept, int32_t* list, i
   return new_count;
 }
 
+template <int kTiles>
 __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint32_t place;
@@ -201,26 +234,29 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
     return;
   }
-  const int per_piece = max(kWarps, (blocks + pieces - 1) / pieces);
+  constexpr int kTurn = kWarps * kGroup;  // blocks that the warps score at a time
+  const int per_piece = (blocks + pieces * kTurn - 1) / (pieces * kTurn) * kTurn;
   const int used = (blocks + per_piece - 1) / per_piece;
   if (piece >= used) return;
-  const int begin = piece * per_piece, end = min(blocks, begin + per_piece);
-  const int mine = max(0, (end - begin - warp + kWarps - 1) / kWarps);  // this warp's blocks
+  const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
+  const int mine = max(0, (end - begin + kTurn - 1) / kTurn);  // this warp's groups
 
   const uint32_t ring =
-      SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kBlockBytes);
+      SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
   const int32_t* slots = p.slots + row.lane * p.table_width;
-  int32_t slot_ahead = 0;  // of the warp's block number (i / 32 * 32 + lane)
+  int32_t slot_ahead = 0;  // of block lane % 4 of the warp's group i / 8 * 8 + lane / 4
   auto fetch = [&](int i) {
-    if (i % 32 == 0) {
-      const int ahead = i + lane;
-      slot_ahead = ahead < mine ? slots[begin + warp + kWarps * ahead] : 0;
+    if (i % 8 == 0) {
+      const int block = begin + kTurn * (i + lane / kGroup) + lane % kGroup;
+      slot_ahead = block < end ? slots[block] : 0;
     }
-    const int64_t slot = __shfl_sync(kAllLanes, slot_ahead, i % 32);
-    if (i < mine) {
-      const uint32_t* from =
-          p.first + (slot * p.groups + g) * kCodeWords * kBlockPositions + 4 * lane;
-      CopyAsync16(ring + static_cast<uint32_t>(i % kStages * kBlockBytes + 16 * lane), from);
+    const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
+#pragma unroll
+    for (int block = 0; block < kGroup; ++block) {
+      const int64_t slot = __shfl_sync(kAllLanes, slot_ahead, i % 8 * kGroup + block);
+      if (begin + kTurn * i + block >= end) continue;
+      const uint32_t* from = p.first + (slot * p.groups + g) * (kBlockBytes / 4) + 4 * lane;
+      CopyAsync16(stage + static_cast<uint32_t>(block * kBlockBytes), from);
     }
     CopyCommit();
   };
@@ -247,45 +283,47 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
   }
 
   uint32_t* keys = p.keys + pair * p.table_width;
+  const Scorer<kTiles> scorer(code8, turned, p.heads);
   for (int i = 0; i < mine; ++i) {
     CopyWait<kStages - 1>();
     __syncwarp();
-    const int block = begin + warp + kWarps * i;
+    const int first = begin + kTurn * i;
     const auto* codes = reinterpret_cast<const uint32_t*>(
-        shared + (warp * kStages + i % kStages) * kBlockBytes);
-    uint32_t key = ScoreBlock(
-        codes, code8, turned, p.heads, min(kBlockPositions, row.length - block * kBlockPositions));
+        shared + (warp * kStages + i % kStages) * kGroupBytes);
+    const int positions = row.length - first * kBlockPositions;
+    uint32_t key = positions >= kGroup * kBlockPositions
+                       ? scorer.template Key<true>(codes, positions)
+                       : scorer.template Key<false>(codes, positions);
+    const int block = first + lane / 8;
     if (gpu::BlockIsForced(block, blocks)) key = kForcedKey;
-    if (lane == 0) keys[block] = key;
+    if (lane % 8 == 0 && block < end) keys[block] = key;
     __syncwarp();
     fetch(i + kStages);
   }
 
   // The last piece to be done keeps the best.
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) place = atomicAdd(&p.scored[pair], 1);
+  if (threadIdx.x == 0) place = ArriveAndCount(&p.scored[pair]);
   __syncthreads();
   if (place != static_cast<uint32_t>(used - 1)) return;
-  __threadfence();
   CopyWait<0>();
-  __shared__ TopK<kThreads>::Scratch scratch;
+  using Top = TopK<kThreads>;
+  __shared__ typename Top::Scratch scratch;
+  Top::Clear(scratch);
   int nan_heads = 0;
   for (int h = 0; h < p.heads; ++h) nan_heads += isnan(turned[h].scale);
-  __syncthreads();
-  auto* mine_keys = reinterpret_cast<uint32_t*>(shared);  // over everything else
-  for (int i = static_cast<int>(threadIdx.x); i < blocks; i += kThreads) {
-    mine_keys[i] = __ldcg(keys + i);
-  }
-  auto* list = reinterpret_cast<int32_t*>(shared) + blocks;
-  __syncthreads();
   const int keep = min(max(row.max_blocks, 0), blocks);
-  using Top = TopK<kThreads>;
-  typename Top::Cut cut{0, blocks};  // all
-  if (keep == 0) cut = {kForcedKey, 0};
-  if (keep > 0 && keep < blocks) cut = Top::ByCount(scratch, mine_keys, blocks, keep);
-  int count = Top::Emit(
-      scratch, mine_keys, blocks, cut, [&](int i, int at) { list[at] = i; });
+  auto* list = reinterpret_cast<int32_t*>(shared);  // over everything else
+  __syncthreads();
+  auto rank = [&](const auto& ranked) {
+    typename Top::Cut cut{0, blocks};  // all
+    if (keep == 0) cut = {kForcedKey, 0};
+    if (keep > 0 && keep < blocks) cut = Top::ByCount(scratch, ranked, keep);
+    return Top::Emit(scratch, ranked, cut, [&](int i, int at) { list[at] = i; });
+  };
+  int count = blocks <= kHeldKeys * kThreads
+                  ? rank(RegisterKeys<kHeldKeys>(blocks, [&](int i) { return __ldcg(keys + i); }))
+                  : rank(MemoryKeys(keys, blocks));
   __syncthreads();
   if (row.lag != DecodeRow::kExact) {
     count = ExchangeLag(
@@ -326,15 +364,20 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
                  .dim = static_cast<int>(a.q.dim(2)),
                  .scale = a.scale};
   assert(rows * groups * max_blocks <= state_->block_keys.size());
-  const int64_t wanted = (4 * state_->multiprocessors + rows * groups - 1) / (rows * groups);
-  const int64_t pieces = std::clamp<int64_t>((max_blocks + kWarps - 1) / kWarps, 1, wanted);
+  const int64_t wanted = (3 * state_->multiprocessors + rows * groups - 1) / (rows * groups);
+  constexpr int64_t kTurn = kWarps * kGroup;
+  const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
   const size_t scoring = kRingBytes + sizeof(float) * p.dim * (kCodeDirections + p.heads) +
                          p.heads * (kCodeDirections + sizeof(Turned));
-  const size_t keeping = sizeof(uint32_t) * (2 * max_blocks + 8);
+  const size_t keeping = sizeof(int32_t) * (max_blocks + 8);
   const size_t shared = std::max(scoring, keeping);
-  state_->AllowShared(reinterpret_cast<const void*>(SelectBlocksKernel));
+  assert(p.heads <= 4 * kColumns);
+  const auto kernel = p.heads <= kColumns       ? SelectBlocksKernel<1>
+                      : p.heads <= 2 * kColumns ? SelectBlocksKernel<2>
+                                                : SelectBlocksKernel<4>;
+  state_->AllowShared(reinterpret_cast<const void*>(kernel));
   Launch(*state_,
-         SelectBlocksKernel,
+         kernel,
          dim3(static_cast<unsigned>(pieces),
               static_cast<unsigned>(groups),
               static_cast<unsigned>(rows)),

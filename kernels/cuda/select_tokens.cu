@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Level 2: scores the whole code of every token in the selected blocks, softmax per query head in
-// fixed point, keeps the best tokens; one thread block a (row, KV head).
+// fixed point, keeps the best tokens; one cluster of thread blocks a (row, KV head).
 //
 // A warp takes a block of 64 positions: both parts of the code, put together, are the rows of an
-// integer matrix product whose columns are the query heads. The products stay in registers while
-// the heads' maxima and sums go around, as long as a warp has at most kHeldBlocks blocks; what is
-// more is computed again.
+// integer matrix product whose columns are the query heads. The first block of a warp stays in
+// registers while the heads' maxima and sums go around the cluster, others are computed again. The
+// scores meet in the first thread block, which keeps the best.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -15,9 +15,12 @@ namespace asynctls {
 namespace {
 
 constexpr int kWarps = 16, kThreads = 32 * kWarps;
-constexpr int kColumns = 8;     // query heads of a product
-constexpr int kMaxHeads = 32;   // of one KV head
-constexpr int kHeldKeys = 40 * 1024;  // candidates whose keys fit shared memory
+constexpr int kClusterRanks = 4;
+constexpr int kColumns = 8;           // query heads of a product
+constexpr int kMaxHeads = 32;         // of one KV head
+constexpr int kSharedKeys = 8192;     // candidates whose keys fit shared memory
+constexpr int kSharedSlots = 2048;    // blocks of a lane whose slots are read ahead
+constexpr int kHeldKeys = 8;          // of a thread: up to 4,096 candidates are ranked in registers
 
 struct Params {
   const int32_t* slots;      // [L, M]
@@ -36,17 +39,18 @@ struct Params {
   int64_t list_width;        // M of out
   int64_t max_tokens;        // K
   int groups, heads;
-  int shared_keys;           // candidates that have room in shared memory
 };
 
 struct Shared {
   TopK<kThreads>::Scratch top;
-  int largest[kMaxHeads];               // of the products
-  unsigned long long sum[kMaxHeads];    // of the weights
-  float scale[kMaxHeads];
-  int zero[kMaxHeads];
+  int largest[kMaxHeads];             // of the products of this thread block
+  unsigned long long sum[kMaxHeads];  // of its weights
+  float scale[kMaxHeads];             // NaN: left out
+  int zero[kMaxHeads];                // what the product of all-zero codes would be
   alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
   int touched;
+  uint32_t keys[kSharedKeys];
+  int32_t slots[kSharedSlots];
 };
 
 // The codes of one block that a lane needs: positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
@@ -93,36 +97,129 @@ struct BlockCodes {
   }
 };
 
-__global__ void __launch_bounds__(kThreads) SelectTokensKernel(const Params p) {
-  extern __shared__ __align__(128) uint32_t shared_keys[];
-  __shared__ Shared sh;
+// One head tile of a cluster's work. Every lane has the products of two heads: of 2 t and 2 t + 1
+// for both runs of positions, or, when four heads are all there are (kFew), of 2 (t % 2) and the next
+// for one run: the lower for t < 2.
+template <int kRanks, bool kFew>
+struct Tile {
+  static constexpr int kValues = kFew ? 2 : 4;  // per i: [run][head of two]
+  using Values = uint32_t[4][kValues];
+
+  Shared& sh;
+  int column, heads;  // first head of the tile, how many
+  int blocks, last_positions;
+  int t, quad, own;   // own: the lane's first head within the tile
+
+  __device__ bool Exists(int b, int in_block) const {
+    return b < blocks - 1 || in_block < last_positions;
+  }
+  __device__ int InBlock(int i, int run) const { return 32 * run + 4 * quad + i; }
+  __device__ int Run(int k) const { return kFew ? t / 2 : k / 2; }
+
+  // The products of a block, INT_MIN for positions that do not exist.
+  __device__ void Products(int b, const BlockCodes& codes, Values& v) const {
+    int c[4][4];
+    codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kFew) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int other = __shfl_sync(kAllLanes, c[i][2 + j], threadIdx.x % 32 & ~2);
+          v[i][j] = static_cast<uint32_t>(t < 2 ? c[i][j] : other);
+        }
+      } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) v[i][k] = static_cast<uint32_t>(c[i][k]);
+      }
+#pragma unroll
+      for (int k = 0; k < kValues; ++k) {
+        if (!Exists(b, InBlock(i, Run(k)))) v[i][k] = static_cast<uint32_t>(INT_MIN);
+      }
+    }
+  }
+
+  __device__ void Largest(const Values& v, int (&top)[2]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int k = 0; k < kValues; ++k) top[k % 2] = max(top[k % 2], static_cast<int>(v[i][k]));
+    }
+  }
+
+  // What a head's weights are made with.
+  struct Head {
+    float scale, largest;
+    int zero;
+    bool there;
+  };
+  __device__ static uint32_t Weight(const Head& head, uint32_t product) {
+    if (!head.there || product == static_cast<uint32_t>(INT_MIN)) return 0;
+    const float logit = static_cast<float>(2 * static_cast<int>(product) + head.zero) * head.scale;
+    return gpu::FixedExp2((logit - head.largest) * kLog2E);
+  }
+
+  // Adds the heads' shares to the scores of a block, head by head; at(i, run): where they are.
+  template <typename Load, typename Store>
+  __device__ void Add(
+      int b, const Values& weight, const float (&inverse)[2], Load load, Store store) const {
+    constexpr int kTurns = kFew ? 2 : 4;  // lanes that a score goes through
+    const int turn = t % kTurns;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int r = 0; r < kValues / 2; ++r) {
+        const int in_block = InBlock(i, Run(2 * r));
+        const bool there = Exists(b, in_block);
+        const float w0 = __uint2float_rn(weight[i][2 * r]);
+        const float w1 = __uint2float_rn(weight[i][2 * r + 1]);
+        float score = column > 0 && there && turn == 0 ? load(in_block) : 0.0f;
+#pragma unroll
+        for (int step = 0; step < kTurns; ++step) {
+          if (turn == step) score = fmaf(w1, inverse[1], fmaf(w0, inverse[0], score));
+          const float before = __shfl_up_sync(kAllLanes, score, 1, kTurns);
+          if (turn == step + 1) score = before;
+        }
+        if (turn == kTurns - 1 && there) store(in_block, score);
+      }
+    }
+  }
+};
+
+template <int kRanks, bool kFew>
+__global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  Shared& sh = *reinterpret_cast<Shared*>(shared);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int t = lane % 4, quad = lane / 4;
-  const int g = static_cast<int>(blockIdx.x);
-  const int64_t s = blockIdx.y, pair = s * p.groups + g;
+  const int rank = static_cast<int>(blockIdx.x), g = static_cast<int>(blockIdx.y);
+  const int64_t s = blockIdx.z, pair = s * p.groups + g;
+  using Top = TopK<kThreads>;
+  Top::Clear(sh.top);
   GridWait();
   GridTrigger();
   const DecodeRow row = p.rows[s];
   const int blocks = row.length > 0 ? p.block_count[pair] : 0;
-  if (blocks == 0) {
-    if (threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
+  if (blocks == 0) {  // the whole cluster
+    if (rank == 0 && threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
     return;
   }
   const int32_t* list = p.blocks + pair * p.list_width;
   const int32_t* slots = p.slots + row.lane * p.table_width;
+  const int all_blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
+  for (int i = static_cast<int>(threadIdx.x); i < min(all_blocks, kSharedSlots); i += kThreads) {
+    sh.slots[i] = slots[i];
+  }
   const int last_positions =
       min(kBlockPositions, row.length - list[blocks - 1] * kBlockPositions);
   const int n = (blocks - 1) * kBlockPositions + last_positions;  // candidates
-  uint32_t* keys =
-      n <= p.shared_keys ? shared_keys : p.keys + pair * p.table_width * kBlockPositions;
+  const bool in_shared = n <= kSharedKeys;
+  uint32_t* far_keys = p.keys + pair * p.table_width * kBlockPositions;
 
   const int64_t head0 = pair * p.heads;
-  for (int i = static_cast<int>(threadIdx.x); i < p.heads * kCodeDirections; i += kThreads) {
-    sh.code8[i] = p.code8[head0 * kCodeDirections + i];
-  }
   for (int h = warp; h < p.heads; h += kWarps) {
-    const int zero =
-        -15 * __reduce_add_sync(kAllLanes, int{p.code8[(head0 + h) * kCodeDirections + lane]});
+    const int code = p.code8[(head0 + h) * kCodeDirections + lane];
+    sh.code8[h * kCodeDirections + lane] = static_cast<int8_t>(code);
+    const int zero = -15 * __reduce_add_sync(kAllLanes, code);
     if (lane == 0) {
       sh.zero[h] = zero;
       sh.scale[h] = p.scale[head0 + h];
@@ -133,175 +230,164 @@ __global__ void __launch_bounds__(kThreads) SelectTokensKernel(const Params p) {
   if (threadIdx.x == 0) sh.touched = 0;
   __syncthreads();
 
+  const int first_block = rank * kWarps + warp;
+  constexpr int kStride = kRanks * kWarps;
   auto codes_of = [&](int b) {
-    const int64_t place =
-        (int64_t{slots[list[b]]} * p.groups + g) * kCodeWords * kBlockPositions;
+    const int block = list[b];
+    const int64_t slot = block < kSharedSlots ? sh.slots[block] : slots[block];
+    const int64_t place = (slot * p.groups + g) * kCodeWords * kBlockPositions;
     return BlockCodes(p.first + place, p.second + place);
   };
-  auto valid = [&](int b, int in_block) { return b < blocks - 1 || in_block < last_positions; };
-
-  // For each column tile: products, their maxima, weights, their sums, then the heads' shares are
-  // added to the scores, head by head (the order is the definition's). Scores of the first tile
-  // start at 0.
-  constexpr int kHeld = 4;  // blocks of a warp whose weights stay in registers
-  for (int column = 0; column < p.heads; column += kColumns) {
-    const int heads = min(kColumns, p.heads - column);
-    const int8_t* code8 = sh.code8 + column * kCodeDirections;
-    uint32_t held[kHeld][4][4];
-    // Pass 1: the largest product of each head.
-    int top[2] = {INT_MIN, INT_MIN};
-    auto products = [&](int b, int (&c)[4][4]) {
-      codes_of(b).Multiply(code8, heads, c);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (!valid(b, 4 * quad + i)) c[i][0] = c[i][1] = INT_MIN;
-        if (!valid(b, 32 + 4 * quad + i)) c[i][2] = c[i][3] = INT_MIN;
-#pragma unroll
-        for (int j = 0; j < 2; ++j) top[j] = max(top[j], max(c[i][j], c[i][j + 2]));
-      }
-    };
-#pragma unroll
-    for (int k = 0; k < kHeld; ++k) {
-      const int b = warp + kWarps * k;
-      if (b >= blocks) break;
-      int c[4][4];
-      products(b, c);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) held[k][i][j] = static_cast<uint32_t>(c[i][j]);
-      }
+  auto load = [&](int at) {
+    return __uint_as_float(in_shared ? ClusterLoad<kRanks>(ClusterAddress<kRanks>(sh.keys + at, 0))
+                                     : far_keys[at]);
+  };
+  auto store = [&](int at, float score) {
+    if (in_shared) {
+      ClusterStore<kRanks>(ClusterAddress<kRanks>(sh.keys + at, 0), __float_as_uint(score));
+    } else {
+      far_keys[at] = __float_as_uint(score);
     }
-    for (int b = warp + kWarps * kHeld; b < blocks; b += kWarps) {
-      int c[4][4];
-      products(b, c);
+  };
+  using T = Tile<kRanks, kFew>;
+  for (int column = 0; column < p.heads; column += kColumns) {
+    const int t = lane % 4, quad = lane / 4;
+    const T tile{sh, column, min(kColumns, p.heads - column), blocks, last_positions, t, quad,
+                 kFew ? 2 * (t % 2) : 2 * t};
+    // The largest product of each head, here and then in the cluster.
+    typename T::Values held;
+    int top[2] = {INT_MIN, INT_MIN};
+    for (int b = first_block + kStride; b < blocks; b += kStride) {
+      tile.Products(b, codes_of(b), held);
+      tile.Largest(held, top);
+    }
+    if (first_block < blocks) {
+      tile.Products(first_block, codes_of(first_block), held);
+      tile.Largest(held, top);
     }
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       for (int i = 4; i < 32; i <<= 1) top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
-      if (quad == 0 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
+      if (kFew) top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], 2));
+      if (lane < 4 && (!kFew || t < 2) && tile.own + j < tile.heads) {
+        atomicMax(&sh.largest[column + tile.own + j], top[j]);
+      }
     }
-    __syncthreads();
-    float scale[2], largest[2];
-    int zero[2];
+    ClusterSync<kRanks>();
+    typename T::Head head[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const int h = column + 2 * t + j;
-      const bool there = 2 * t + j < heads && !isnan(sh.scale[h]);
-      scale[j] = there ? sh.scale[h] : 0;
-      zero[j] = there ? sh.zero[h] : 0;
-      largest[j] = there ? static_cast<float>(2 * sh.largest[h] + zero[j]) * scale[j] : 0;
-      if (!there) scale[j] = __uint_as_float(0x7fc00000u);
-    }
-    // Pass 2: products to weights, and their sums.
-    unsigned long long sum[2] = {0, 0};
-    auto weigh = [&](int product, int j) -> uint32_t {
-      if (product == INT_MIN || isnan(scale[j])) return 0;
-      const float logit = static_cast<float>(2 * product + zero[j]) * scale[j];
-      return gpu::FixedExp2((logit - largest[j]) * kLog2E);
-    };
+      const int h = column + tile.own + j;
+      head[j].there = tile.own + j < tile.heads && !isnan(sh.scale[h]);
+      if (!head[j].there) continue;
+      int largest = INT_MIN;
 #pragma unroll
-    for (int k = 0; k < kHeld; ++k) {
-      if (warp + kWarps * k >= blocks) break;
+      for (int r = 0; r < kRanks; ++r) {
+        largest = max(largest,
+                      static_cast<int>(
+                          ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r))));
+      }
+      head[j].scale = sh.scale[h];
+      head[j].zero = sh.zero[h];
+      head[j].largest = static_cast<float>(2 * largest + head[j].zero) * head[j].scale;
+    }
+    // The weights and their sums.
+    unsigned long long sum[2] = {0, 0};
+    auto weigh = [&](typename T::Values& v) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          held[k][i][j] = weigh(static_cast<int>(held[k][i][j]), j & 1);
-          sum[j & 1] += held[k][i][j];
+        for (int k = 0; k < T::kValues; ++k) {
+          v[i][k] = T::Weight(head[k % 2], v[i][k]);
+          sum[k % 2] += v[i][k];
         }
       }
+    };
+    for (int b = first_block + kStride; b < blocks; b += kStride) {
+      typename T::Values v;
+      tile.Products(b, codes_of(b), v);
+      weigh(v);
     }
-    for (int b = warp + kWarps * kHeld; b < blocks; b += kWarps) {
-      int c[4][4];
-      products(b, c);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sum[j & 1] += weigh(c[i][j], j & 1);
-      }
-    }
+    if (first_block < blocks) weigh(held);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       for (int i = 4; i < 32; i <<= 1) sum[j] += __shfl_xor_sync(kAllLanes, sum[j], i);
-      if (quad == 0 && 2 * t + j < heads) atomicAdd(&sh.sum[column + 2 * t + j], sum[j]);
+      if (kFew) sum[j] += __shfl_xor_sync(kAllLanes, sum[j], 2);
+      if (lane < 4 && (!kFew || t < 2) && tile.own + j < tile.heads) {
+        atomicAdd(&sh.sum[column + tile.own + j], sum[j]);
+      }
     }
-    __syncthreads();
+    ClusterSync<kRanks>();
     float inverse[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const unsigned long long z = 2 * t + j < heads ? sh.sum[column + 2 * t + j] : 0;
+      unsigned long long z = 0;
+      for (int r = 0; r < kRanks && head[j].there; ++r) {
+        const uint32_t address = ClusterAddress<kRanks>(&sh.sum[column + tile.own + j], r);
+        z += ClusterLoad<kRanks>(address) |
+             static_cast<unsigned long long>(ClusterLoad<kRanks>(address + 4)) << 32;
+      }
       inverse[j] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
     }
-    // Pass 3: the chain over the heads, from lane t = 0 to 3 of a quad; lane 3 has the score.
-    auto add = [&](int b, const uint32_t (&w)[4][4]) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int in_block = 32 * half + 4 * quad + i;
-          const int at = b * kBlockPositions + in_block;
-          const bool there = valid(b, in_block);
-          float score = column > 0 && there && t == 0 ? __uint_as_float(keys[at]) : 0.0f;
-          for (int turn = 0; turn < 4; ++turn) {
-            if (t == turn) {
-              score = fmaf(__uint2float_rn(w[i][2 * half]), inverse[0], score);
-              score = fmaf(__uint2float_rn(w[i][2 * half + 1]), inverse[1], score);
-            }
-            const float from = __shfl_up_sync(kAllLanes, score, 1, 4);
-            if (t == turn + 1) score = from;
-          }
-          if (t == 3 && there) keys[at] = __float_as_uint(score);
-        }
-      }
+    auto add = [&](int b, const typename T::Values& v) {
+      const int base = b * kBlockPositions;
+      tile.Add(
+          b,
+          v,
+          inverse,
+          [&](int i) { return load(base + i); },
+          [&](int i, float score) { store(base + i, score); });
     };
-#pragma unroll
-    for (int k = 0; k < kHeld; ++k) {
-      const int b = warp + kWarps * k;
-      if (b >= blocks) break;
-      add(b, held[k]);
+    if (first_block < blocks) add(first_block, held);
+    for (int b = first_block + kStride; b < blocks; b += kStride) {
+      typename T::Values v;
+      tile.Products(b, codes_of(b), v);
+      weigh(v);
+      add(b, v);
     }
-    for (int b = warp + kWarps * kHeld; b < blocks; b += kWarps) {
-      int c[4][4];
-      products(b, c);
-      uint32_t w[4][4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) w[i][j] = weigh(c[i][j], j & 1);
-      }
-      add(b, w);
-    }
-    __syncthreads();
+    if (!in_shared) __threadfence();
+    ClusterSync<kRanks>();
   }
+  if (rank != 0) return;
 
-  // Scores to ranks.
+  // The first thread block keeps the best. A thread's keys lie in one block of positions or in
+  // whole ones, so that blocks are counted where they are.
+  unsigned long long mass = 0, forced_mass = 0;
   auto position_of = [&](int i) {
     return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
   };
-  unsigned long long mass = 0, forced_mass = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
-    const float score = __uint_as_float(keys[i]);
+  auto key_of = [&](int i) {
+    const float score = __uint_as_float(in_shared ? sh.keys[i] : __ldcg(far_keys + i));
     const bool forced = gpu::TokenIsForced(position_of(i), row.length);
-    mass += gpu::FixedScore(score);
-    if (forced) forced_mass += gpu::FixedScore(score);
-    keys[i] = forced ? kForcedKey : gpu::OrderedKey(score);
-  }
-  __syncthreads();
-  using Top = TopK<kThreads>;
+    if (row.top_p < 1.0f) {
+      mass += gpu::FixedScore(score);
+      if (forced) forced_mass += gpu::FixedScore(score);
+    }
+    return forced ? kForcedKey : gpu::OrderedKey(score);
+  };
   const int keep = min(max(row.max_tokens, 0), n);
-  typename Top::Cut cut{0, n};
-  if (keep == 0) cut = {kForcedKey, 0};
-  if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, n, keep);
-  if (row.top_p < 1.0f && keep > 0) {
-    unsigned long long total, forced_total;
-    Top::Scan(sh.top, mass, &total);
-    Top::Scan(sh.top, forced_mass, &forced_total);
-    cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
-  }
   int32_t* out = p.tokens + pair * p.max_tokens;
-  const int count = Top::Emit(sh.top, keys, n, cut, [&](int i, int at) { out[at] = position_of(i); });
-  __threadfence_block();
+  auto rank_tokens = [&](const auto& keys) {
+    typename Top::Cut cut{0, n};
+    if (keep == 0) cut = {kForcedKey, 0};
+    if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
+    if (row.top_p < 1.0f && keep > 0) {
+      unsigned long long total, forced_total;
+      Top::Scan(sh.top, 1, mass, &total);
+      Top::Scan(sh.top, 2, forced_mass, &forced_total);
+      cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
+    }
+    return Top::Emit(sh.top, keys, cut, [&](int i, int at) { out[at] = position_of(i); });
+  };
+  int count;
+  if (n <= kHeldKeys * kThreads) {
+    count = rank_tokens(RegisterKeys<kHeldKeys>(n, key_of));
+  } else {
+    uint32_t* keys = in_shared ? sh.keys : far_keys;
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) keys[i] = key_of(i);
+    __syncthreads();
+    count = rank_tokens(MemoryKeys(keys, n));
+  }
   __syncthreads();
   int touched = 0;
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
@@ -321,35 +407,38 @@ __global__ void __launch_bounds__(kThreads) SelectTokensKernel(const Params p) {
 void CudaOps::SelectTokens(const SelectTokensArgs& a) {
   if (a.rows.empty()) return;
   const auto groups = static_cast<int>(a.out.block_count.dim(1));
-  const int64_t width = a.slot_table.dim(1), list = a.out.blocks.dim(2);
-  const int64_t most = list * kBlockPositions;
-  Params p{.slots = a.slot_table.data,
-           .rows = a.rows.data,
-           .first = a.codes.first.data,
-           .second = a.codes.second.data,
-           .code8 = a.turned.code8.data,
-           .scale = a.turned.scale.data,
-           .blocks = a.out.blocks.data,
-           .block_count = a.out.block_count.data,
-           .tokens = a.out.tokens.data,
-           .token_count = a.out.token_count.data,
-           .touched = a.out.touched.data,
-           .keys = state_->token_keys.data,
-           .table_width = width,
-           .list_width = list,
-           .max_tokens = a.out.tokens.dim(2),
-           .groups = groups,
-           .heads = static_cast<int>(a.turned.code8.dim(1)) / groups,
-           .shared_keys = static_cast<int>(std::min<int64_t>(most, kHeldKeys))};
+  const Params p{.slots = a.slot_table.data,
+                 .rows = a.rows.data,
+                 .first = a.codes.first.data,
+                 .second = a.codes.second.data,
+                 .code8 = a.turned.code8.data,
+                 .scale = a.turned.scale.data,
+                 .blocks = a.out.blocks.data,
+                 .block_count = a.out.block_count.data,
+                 .tokens = a.out.tokens.data,
+                 .token_count = a.out.token_count.data,
+                 .touched = a.out.touched.data,
+                 .keys = state_->token_keys.data,
+                 .table_width = a.slot_table.dim(1),
+                 .list_width = a.out.blocks.dim(2),
+                 .max_tokens = a.out.tokens.dim(2),
+                 .groups = groups,
+                 .heads = static_cast<int>(a.turned.code8.dim(1)) / groups};
   assert(p.heads <= kMaxHeads);
-  const size_t shared = sizeof(uint32_t) * static_cast<size_t>(p.shared_keys);
-  state_->AllowShared(reinterpret_cast<const void*>(SelectTokensKernel));
-  Launch(*state_,
-         SelectTokensKernel,
-         dim3(static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),
-         kThreads,
-         shared,
-         p);
+  const bool few = p.heads <= 4, clusters = state_->major >= 9;
+  const auto kernel = clusters ? (few ? SelectTokensKernel<kClusterRanks, true>
+                                      : SelectTokensKernel<kClusterRanks, false>)
+                               : (few ? SelectTokensKernel<1, true> : SelectTokensKernel<1, false>);
+  const unsigned ranks = clusters ? kClusterRanks : 1;
+  state_->AllowShared(reinterpret_cast<const void*>(kernel));
+  LaunchClusters(
+      *state_,
+      ranks,
+      kernel,
+      dim3(ranks, static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),
+      kThreads,
+      sizeof(Shared),
+      p);
 }
 
 }  // namespace asynctls

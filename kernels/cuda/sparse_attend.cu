@@ -21,8 +21,13 @@ void CudaOps::SparseAttend(const SparseAttendArgs& a) {
   p.groups = groups;
   p.heads = static_cast<int>(a.q.dim(1)) / groups;
   p.split_tokens = 64;
+  const int64_t rows = a.rows.dim(0), dim = a.q.dim(2);
   p.scale = a.scale * kLog2E;
-  LaunchAttend<1, true>(*state_, p, a.rows.dim(0), static_cast<int>(a.q.dim(2)));
+  if (state_->major >= 9) {
+    LaunchAttend<2, true, kAttendRanks>(*state_, p, rows, static_cast<int>(dim));
+  } else {
+    LaunchAttend<2, true, 1>(*state_, p, rows, static_cast<int>(dim));
+  }
 }
 
 }  // namespace asynctls

@@ -62,7 +62,31 @@ struct CudaOps::State {
   View<uint32_t, 1> token_keys;  // [S, G, M P], where they do not fit shared memory
 };
 
-// Launches `kernel` on the stream; on sm_90 and later it may start before its predecessor ends.
+// Launches `kernel` on the stream in clusters of so many blocks (of grid.x); on sm_90 and later it
+// may start before its predecessor ends.
+template <typename... P, typename... A>
+void LaunchClusters(const CudaOps::State& state,
+                    unsigned cluster,
+                    void (*kernel)(P...),
+                    dim3 grid,
+                    unsigned threads,
+                    size_t shared_bytes,
+                    const A&... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = state.stream;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = state.major < 9 ? 0 : cluster > 1 ? 2 : 1;
+  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
+}
+
 template <typename... P, typename... A>
 void Launch(const CudaOps::State& state,
             void (*kernel)(P...),
@@ -70,17 +94,7 @@ void Launch(const CudaOps::State& state,
             unsigned threads,
             size_t shared_bytes,
             const A&... args) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = state.stream;
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = state.major >= 9 ? 1 : 0;
-  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
+  LaunchClusters(state, 1, kernel, grid, threads, shared_bytes, args...);
 }
 
 }  // namespace asynctls
