@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kGroup = 4;      // blocks that a warp scores at a time
-constexpr int kStages = 3;     // groups in flight per warp
+constexpr int kStages = 2;     // groups in flight per warp
 constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
 constexpr int kGroupBytes = kGroup * kBlockBytes;
 constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
@@ -221,6 +221,7 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
   auto* turned = reinterpret_cast<Turned*>(code8 + p.heads * kCodeDirections);
   // The table never changes while the model serves: read it before waiting.
   const float* turn = p.turn + int64_t{g} * p.dim * kCodeDirections;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < p.dim * kCodeDirections / 4; i += kThreads) {
     CopyAsync16(SharedAddress(table + 4 * i), turn + 4 * i);
   }
@@ -261,6 +262,7 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     CopyCommit();
   };
   const bf16* query = p.q + (s * p.groups + g) * p.heads * p.dim;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim; i += kThreads) {
     q[i] = Widen(query[i]);
   }
@@ -364,7 +366,8 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
                  .dim = static_cast<int>(a.q.dim(2)),
                  .scale = a.scale};
   assert(rows * groups * max_blocks <= state_->block_keys.size());
-  const int64_t wanted = (3 * state_->multiprocessors + rows * groups - 1) / (rows * groups);
+  // Four thread blocks a multiprocessor, all at once.
+  const int64_t wanted = std::max<int64_t>(1, 4 * state_->multiprocessors / (rows * groups));
   constexpr int64_t kTurn = kWarps * kGroup;
   const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
   const size_t scoring = kRingBytes + sizeof(float) * p.dim * (kCodeDirections + p.heads) +
