@@ -15,6 +15,8 @@
 #include "kernels/device/buffer.h"
 #include "kernels/ops.h"
 
+struct CUstream_st;  // of the CUDA runtime: cudaStream_t is a pointer to it
+
 namespace asynctls {
 
 // What the scratch memory is made for; each the largest that will be met.
@@ -76,6 +78,9 @@ class CudaOps {
   // Runs `ops` (calls of this object's ops, with the same arguments for the same key) as one CUDA
   // graph: captured the first time, replayed afterwards.
   void Replay(uint64_t key, const std::function<void()>& ops);
+
+  // For what else is to be ordered with the ops: copies, collectives, timing.
+  CUstream_st* stream() const;
 
   struct State;  // kernels/cuda/state.h
 
