@@ -21,18 +21,19 @@ namespace asynctls {
 
 // What the scratch memory is made for; each the largest that will be met.
 struct CudaLimits {
-  int64_t decode_rows = 256;       // S
-  int query_heads = 64;            // Q
-  int kv_heads = 16;               // G
-  int head_dim = 256;              // D
-  int64_t max_blocks = 2048;       // M
-  int64_t max_tokens = 16384;      // K
-  int64_t vocab = 160 * 1024;      // V
+  int64_t decode_rows = 256;   // S
+  int query_heads = 64;        // Q
+  int kv_heads = 16;           // G
+  int head_dim = 256;          // D
+  int64_t max_blocks = 2048;   // M
+  int64_t max_tokens = 16384;  // K
+  int64_t vocab = 160 * 1024;  // V
 };
 
 class CudaOps {
  public:
   static constexpr MemoryKind kMemory = MemoryKind::kDevice;
+  static constexpr bool kSplitPasses = true;
 
   // Errors: FAILED_PRECONDITION without such a device or with one older than sm_80;
   // RESOURCE_EXHAUSTED.
@@ -65,9 +66,10 @@ class CudaOps {
   void Sample(const SampleArgs& a);
   void LogProbs(const LogProbsArgs& a);
   void Moments(const MomentsArgs& a);
+  void FillRandom(const FillRandomArgs& a);
 
-  // Puts a copy on the stream; `host` must be pinned and stay as it is until Wait. Not inside
-  // Replay.
+  // Puts a copy on the stream. Pinned memory must stay as it is until Wait; pageable memory is
+  // done with when the call returns. Not inside Replay.
   void Upload(void* device, const void* host, int64_t bytes);
   void Download(void* host, const void* device, int64_t bytes);
   // Waits for everything on the stream.
@@ -86,5 +88,6 @@ class CudaOps {
   explicit CudaOps(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+static_assert(Ops<CudaOps>);
 
 }  // namespace asynctls
