@@ -159,9 +159,9 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   const int heads = min(kColumns, p.heads - head_tile * kColumns);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = s * p.groups + g;
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
   GridWait();
   GridTrigger();
-  const DecodeRow& row = p.rows[s];
   const int count = kSelected ? p.token_count[pair] : row.length;
   // Whole block-tiles (kAttendWarps tiles) per split.
   constexpr int kBlockTile = kTile * kAttendWarps;

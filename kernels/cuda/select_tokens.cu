@@ -46,6 +46,7 @@ struct Params {
 struct Shared {
   TopK<kThreads>::Scratch top;
   unsigned long long sum[kMaxHeads];  // of the weights of this thread block
+  unsigned long long warp_sum[kColumns][kWarps];
   int largest[kMaxHeads];             // of its products
   float scale[kMaxHeads];             // NaN: left out
   int zero[kMaxHeads];                // what the product of all-zero codes would be
@@ -53,6 +54,7 @@ struct Shared {
   float top_logit[kMaxHeads];
   alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
   int touched;
+  int32_t list[kSharedKeys / kBlockPositions];  // the blocks, where their keys are here too
   uint32_t keys[kSharedKeys];
 };
 
@@ -112,9 +114,9 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
   const int64_t s = blockIdx.z, pair = s * p.groups + g;
   using Top = TopK<kThreads>;
   Top::Clear(sh.top);
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
   GridWait();
   GridTrigger();
-  const DecodeRow row = p.rows[s];
   const int blocks = row.length > 0 ? p.block_count[pair] : 0;
   if (blocks == 0) {  // the whole cluster
     if (rank == 0 && threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
@@ -135,13 +137,15 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
       sh.zero[h] = zero;
       sh.scale[h] = p.scale[head0 + h];
       sh.largest[h] = INT_MIN;
-      sh.sum[h] = 0;
     }
   }
   if (threadIdx.x == 0) sh.touched = 0;
   const int n = (blocks - 1) * kBlockPositions + positions_in(list[blocks - 1]);  // candidates
   const bool in_shared = n <= kSharedKeys;
   uint32_t* far_keys = p.keys + pair * p.table_width * kBlockPositions;
+  for (int i = static_cast<int>(threadIdx.x); i < (in_shared ? blocks : 0); i += kThreads) {
+    sh.list[i] = list[i];
+  }
   __syncthreads();
 
   // Block `own` of this thread block's part of a round is block `first + own` of the list.
@@ -187,15 +191,15 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
         if (lane < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
       }
     };
-    // The round's products to weights, added up if asked for.
-    auto weigh = [&](int round, bool add_up) {
+    // The round's products to weights; the warp's sum of them grows.
+    auto weigh = [&](int round) {
       const int tokens = min(kOwnBlocks, blocks - first_of(round)) * kBlockPositions;
 #pragma unroll 1
       for (int h = 0; h < heads; ++h) {
         const float scale = sh.scale[column + h], largest = sh.top_logit[column + h];
         const int zero = sh.zero[column + h];
         const bool there = !isnan(scale);
-        unsigned long long sum = 0;
+        uint32_t sum = 0;  // of at most 8 of 2^24 a lane
 #pragma unroll 1
         for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
           const int product = static_cast<int>(values[h * kRow + i]);
@@ -204,9 +208,13 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
                                       ? gpu::FixedExp2((logit - largest) * kLog2E)
                                       : 0;
           values[h * kRow + i] = weight;
-          sum += __reduce_add_sync(kAllLanes, weight);
+          sum += weight;
         }
-        if (lane == 0 && add_up) atomicAdd(&sh.sum[column + h], sum);
+        // 2^27 at most a lane: 32 of them do not fit 32 bits.
+        const unsigned long long total =
+            (static_cast<unsigned long long>(__reduce_add_sync(kAllLanes, sum >> 16)) << 16) +
+            __reduce_add_sync(kAllLanes, sum & 0xffffu);
+        if (lane == 0) sh.warp_sum[h][warp] += total;
       }
     };
     // The heads' shares to the scores, head by head.
@@ -232,6 +240,7 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
     };
 
     // One round stays in shared memory from the products to the scores; more are computed again.
+    if (lane < kColumns) sh.warp_sum[lane][warp] = 0;
 #pragma unroll 1
     for (int round = rounds - 1; round >= 0; --round) multiply(round);
     ClusterSync<kRanks>();
@@ -252,8 +261,14 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
         multiply(round);
         __syncthreads();
       }
-      weigh(round, true);
+      weigh(round);
       if (rounds > 1) __syncthreads();
+    }
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < heads) {
+      unsigned long long sum = 0;
+      for (int i = 0; i < kWarps; ++i) sum += sh.warp_sum[threadIdx.x][i];
+      sh.sum[column + threadIdx.x] = sum;
     }
     ClusterSync<kRanks>();
     if (static_cast<int>(threadIdx.x) < heads) {
@@ -272,7 +287,7 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
       if (round > 0) {
         multiply(round);
         __syncthreads();
-        weigh(round, false);
+        weigh(round);
         __syncthreads();
       }
       add(round);
@@ -283,24 +298,19 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
   }
   if (rank != 0) return;
 
-  // The first thread block keeps the best. A thread's keys lie in one block of positions or in
-  // whole ones, so that blocks are counted where they are.
+  // The first thread block keeps the best.
+  const int keep = min(max(row.max_tokens, 0), n);
+  int32_t* out = p.tokens + pair * p.max_tokens;
   unsigned long long mass = 0, forced_mass = 0;
-  auto position_of = [&](int i) {
-    return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
-  };
-  auto key_of = [&](int i) {
-    const float score = __uint_as_float(in_shared ? sh.keys[i] : __ldcg(far_keys + i));
-    const bool forced = gpu::TokenIsForced(position_of(i), row.length);
+  auto key_of = [&](float score, int position) {
+    const bool forced = gpu::TokenIsForced(position, row.length);
     if (row.top_p < 1.0f) {
       mass += gpu::FixedScore(score);
       if (forced) forced_mass += gpu::FixedScore(score);
     }
     return forced ? kForcedKey : gpu::OrderedKey(score);
   };
-  const int keep = min(max(row.max_tokens, 0), n);
-  int32_t* out = p.tokens + pair * p.max_tokens;
-  auto rank_tokens = [&](const auto& keys) {
+  auto cut_of = [&](const auto& keys) {
     typename Top::Cut cut{0, n};
     if (keep == 0) cut = {kForcedKey, 0};
     if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
@@ -310,25 +320,49 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
       Top::Scan(sh.top, 2, forced_mass, &forced_total);
       cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
     }
-    return Top::Emit(sh.top, keys, cut, [&](int i, int at) { out[at] = position_of(i); });
+    return cut;
   };
   int count;
   if (n <= kHeldKeys * kThreads) {
-    count = rank_tokens(RegisterKeys<kHeldKeys>(n, key_of));
+    // A thread's keys lie in one block of positions, and those of eight threads make it up.
+    const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
+    const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
+                         first % kBlockPositions - first;
+    const RegisterKeys<kHeldKeys> keys(
+        n, [&](int i) { return key_of(__uint_as_float(sh.keys[i]), position + i); });
+    bool any = false;
+    count = Top::Emit(sh.top, keys, cut_of(keys), [&](int i, int at) {
+      out[at] = position + i;
+      any = true;
+    });
+    uint32_t lanes = __ballot_sync(kAllLanes, any);
+    lanes |= lanes >> 4;
+    lanes |= lanes >> 2;
+    lanes |= lanes >> 1;
+    const int touched = __popc(lanes & 0x01010101u);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
   } else {
     uint32_t* keys = in_shared ? sh.keys : far_keys;
+    auto position_of = [&](int i) {
+      return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
+    };
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) keys[i] = key_of(i);
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+      keys[i] = key_of(__uint_as_float(in_shared ? keys[i] : __ldcg(keys + i)), position_of(i));
+    }
     __syncthreads();
-    count = rank_tokens(MemoryKeys(keys, n));
+    const MemoryKeys all(keys, n);
+    count = Top::Emit(
+        sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
+    __syncthreads();
+    int touched = 0;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+      touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
+    }
+    touched = __reduce_add_sync(kAllLanes, touched);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
   }
-  __syncthreads();
-  int touched = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
-    touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
-  }
-  touched = __reduce_add_sync(kAllLanes, touched);
-  if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
   __syncthreads();
   if (threadIdx.x == 0) {
     p.token_count[pair] = count;
