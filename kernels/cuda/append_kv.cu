@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// QK-norm, rotation, the append of K | V, and the key's code. A block takes one KV head with its query
-// heads, of one token or of several; a warp takes one head of a token. The table that codes the keys
-// comes into shared memory while the op before is still ending.
+// QK-norm, rotation, the append of K | V, and the key's code. A block takes one KV head with its
+// query heads, of one token or of several; a warp takes one head of a token. The table that codes
+// the keys comes into shared memory while the op before is still ending.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"

@@ -23,20 +23,20 @@ struct AttendParams {
   const DecodeRow* rows;  // [S]
   const int32_t* tokens;  // [S, G, K], or null: all positions
   const int32_t* token_count;
-  bf16* out;              // [S, Q D]
-  float* part_out;        // [S, G, heads tile, splits, 8, D]
-  float* part_largest;    // [S, G, heads tile, splits, 8]
+  bf16* out;            // [S, Q D]
+  float* part_out;      // [S, G, heads tile, splits, 8, D]
+  float* part_largest;  // [S, G, heads tile, splits, 8]
   float* part_weight;
-  uint32_t* arrived;      // [S, G, heads tile]
-  int64_t table_width;    // M
-  int64_t max_tokens;     // K
-  int groups, heads;      // G, R
-  int split_tokens;       // fewest positions of a split, a multiple of a block's tiles
-  float scale;            // of q . k, times log2(e)
+  uint32_t* arrived;    // [S, G, heads tile]
+  int64_t table_width;  // M
+  int64_t max_tokens;   // K
+  int groups, heads;    // G, R
+  int split_tokens;     // fewest positions of a split, a multiple of a block's tiles
+  float scale;          // of q . k, times log2(e)
 };
 
-inline constexpr int kTile = 16;       // positions
-inline constexpr int kColumns = 8;     // query heads
+inline constexpr int kTile = 16;    // positions
+inline constexpr int kColumns = 8;  // query heads
 inline constexpr int kAttendWarps = 4;
 inline constexpr int kAttendRanks = 8;  // splits of a cluster
 
@@ -113,8 +113,7 @@ struct WarpAttend {
 #pragma unroll
     for (int i = 0; i < D / 16; ++i) {
       uint32_t v[4];
-      LoadMatrix4Transposed(
-          v, Piece(tile, lane % 8 + lane / 16 * 8, D / 8 + 2 * i + lane / 8 % 2));
+      LoadMatrix4Transposed(v, Piece(tile, lane % 8 + lane / 16 * 8, D / 8 + 2 * i + lane / 8 % 2));
       MultiplyAdd(out[i], v, p0, p1);
     }
   }
@@ -154,7 +153,8 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   __shared__ uint32_t place;
   const int head_tiles = (p.heads + kColumns - 1) / kColumns;
   const int split = static_cast<int>(blockIdx.x), max_splits = static_cast<int>(gridDim.x);
-  const int g = static_cast<int>(blockIdx.y) / head_tiles, head_tile = static_cast<int>(blockIdx.y) % head_tiles;
+  const int g = static_cast<int>(blockIdx.y) / head_tiles,
+            head_tile = static_cast<int>(blockIdx.y) % head_tiles;
   const int64_t s = blockIdx.z;
   const int heads = min(kColumns, p.heads - head_tile * kColumns);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -176,7 +176,8 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
 
   using Warp = WarpAttend<D>;
   Warp state;
-  const uint32_t ring = SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * Warp::kTileBytes);
+  const uint32_t ring =
+      SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * Warp::kTileBytes);
   const int32_t* tokens = kSelected ? p.tokens + pair * p.max_tokens : nullptr;
   const int32_t* slots = p.slots + row.lane * p.table_width;
   const int tiles = (end - begin + kBlockTile - 1) / kBlockTile;

@@ -18,20 +18,19 @@ namespace asynctls {
 
 }  // namespace asynctls
 
-#define CUDA_CHECK(call)                                                                \
-  do {                                                                                  \
-    const cudaError_t cuda_check_error = (call);                                        \
-    if (cuda_check_error != cudaSuccess) {                                              \
-      ::asynctls::CudaFailed(__FILE__, __LINE__, #call,                                 \
-                             cudaGetErrorString(cuda_check_error));                     \
-    }                                                                                   \
+#define CUDA_CHECK(call)                                                                       \
+  do {                                                                                         \
+    const cudaError_t cuda_check_error = (call);                                               \
+    if (cuda_check_error != cudaSuccess) {                                                     \
+      ::asynctls::CudaFailed(__FILE__, __LINE__, #call, cudaGetErrorString(cuda_check_error)); \
+    }                                                                                          \
   } while (false)
 
-#define CUBLAS_CHECK(call)                                                              \
-  do {                                                                                  \
-    const cublasStatus_t cublas_check_status = (call);                                  \
-    if (cublas_check_status != CUBLAS_STATUS_SUCCESS) {                                 \
-      ::asynctls::CudaFailed(__FILE__, __LINE__, #call,                                 \
-                             cublasLtGetStatusString(cublas_check_status));             \
-    }                                                                                   \
+#define CUBLAS_CHECK(call)                                                          \
+  do {                                                                              \
+    const cublasStatus_t cublas_check_status = (call);                              \
+    if (cublas_check_status != CUBLAS_STATUS_SUCCESS) {                             \
+      ::asynctls::CudaFailed(                                                       \
+          __FILE__, __LINE__, #call, cublasLtGetStatusString(cublas_check_status)); \
+    }                                                                               \
   } while (false)

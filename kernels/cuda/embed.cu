@@ -8,7 +8,8 @@ namespace {
 
 // Copies `count` values; whole words of 16 bytes where both sides allow it.
 __device__ void CopyRow(const bf16* from, bf16* to, int64_t count) {
-  const bool aligned = ((reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to)) & 15) == 0;
+  const bool aligned =
+      ((reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to)) & 15) == 0;
   const int64_t words = aligned ? count / 8 : 0;
   for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
     reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];

@@ -19,12 +19,8 @@ constexpr int kFeatures = 16;
 constexpr int kPiece = 64;  // of K, per warp and turn: two reads of 16 bytes per row and lane
 
 template <int kWarps, int kTiles, typename Out>
-__global__ void __launch_bounds__(32 * kWarps) DecodeGemmKernel(const bf16* w,
-                                                                const bf16* x,
-                                                                Out* out,
-                                                                int features,
-                                                                int width,
-                                                                int rows) {
+__global__ void __launch_bounds__(32 * kWarps)
+    DecodeGemmKernel(const bf16* w, const bf16* x, Out* out, int features, int width, int rows) {
   __shared__ float parts[kWarps][kTiles][32][4];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane / 4, t = lane % 4;
@@ -39,7 +35,7 @@ __global__ void __launch_bounds__(32 * kWarps) DecodeGemmKernel(const bf16* w,
   }
   constexpr int kAhead = 2;  // pieces in flight per warp
   uint4 next[kAhead][4];
-  auto fetch = [&](int k, uint4 (&a)[4]) {
+  auto fetch = [&](int k, uint4(&a)[4]) {
     if (k >= width) return;
     a[0] = __ldcs(reinterpret_cast<const uint4*>(low + k));
     a[1] = __ldcs(reinterpret_cast<const uint4*>(high + k));
@@ -102,11 +98,8 @@ __global__ void __launch_bounds__(32 * kWarps) DecodeGemmKernel(const bf16* w,
 }
 
 template <typename Out>
-void DecodeGemm(const CudaOps::State& state,
-                const View<bf16, 2>& w,
-                const bf16* x,
-                Out* out,
-                int rows) {
+void DecodeGemm(
+    const CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int rows) {
   const auto features = static_cast<int>(w.dim(0)), width = static_cast<int>(w.dim(1));
   const dim3 grid(static_cast<unsigned>((features + kFeatures - 1) / kFeatures));
   constexpr int kWarps = 8;
@@ -204,11 +197,8 @@ cublasLtMatmulAlgo_t Choose(CudaOps::State& state,
 }
 
 template <typename Out>
-void PromptGemm(CudaOps::State& state,
-                const View<bf16, 2>& w,
-                const bf16* x,
-                Out* out,
-                int64_t rows) {
+void PromptGemm(
+    CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int64_t rows) {
   const cudaDataType type = sizeof(Out) == sizeof(float) ? CUDA_R_32F : CUDA_R_16BF;
   const cublasLtMatmulAlgo_t algorithm = Choose(state, w.dim(0), w.dim(1), type);
   const Layouts layouts(w.dim(0), w.dim(1), rows, type);

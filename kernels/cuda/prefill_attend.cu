@@ -2,6 +2,7 @@
 // Causal attention of prompt chunks. A block takes 128 neighbouring rows of one head and walks the
 // lane's blocks of 64 positions from the first on, so that a row sees the same tiles in the same
 // order wherever its prompt was cut; tiles behind a row's position add nothing to it, bit for bit.
+#include "kernels/cuda/prefill.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/ref/exact.h"
@@ -9,35 +10,9 @@
 namespace asynctls {
 namespace {
 
-struct Params {
-  const bf16* q;         // [T, Q, D]
-  const bf16* kv;        // [N, G, P, 2D]
-  const int32_t* slots;  // [L, M]
-  const PrefillSegment* segments;
-  bf16* out;             // [T, Q D]
-  int64_t table_width;
-  int segment_count;
-  int groups, heads;     // G, R
-  float scale;           // of q . k, times log2(e)
-};
-
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kRows = 16 * kWarps;
 constexpr int kStages = 3;
-
-// The tile `tile` counted over the segments; false: there is none.
-__device__ bool FindTile(const Params& p, int tile, int rows, PrefillSegment* segment, int* first) {
-  for (int i = 0; i < p.segment_count; ++i) {
-    *segment = p.segments[i];
-    const int tiles = (segment->count + rows - 1) / rows;
-    if (tile < tiles) {
-      *first = tile * rows;
-      return true;
-    }
-    tile -= tiles;
-  }
-  return false;
-}
 
 // Two values of row `row` of q, or zeros.
 __device__ uint32_t QueryPair(const bf16* q, int64_t stride, int row, int rows, int d) {
@@ -45,8 +20,8 @@ __device__ uint32_t QueryPair(const bf16* q, int64_t stride, int row, int rows, 
 }
 
 template <int D>
-__global__ void __launch_bounds__(kThreads) PrefillKernel(const Params p) {
-  constexpr int kChunks = D / 4;                    // 16-byte pieces of [K | V]
+__global__ void __launch_bounds__(kThreads) PrefillKernel(const PrefillParams p) {
+  constexpr int kChunks = D / 4;  // 16-byte pieces of [K | V]
   constexpr int kTileBytes = kBlockPositions * 4 * D;
   extern __shared__ __align__(128) uint8_t shared[];
   GridWait();
@@ -55,7 +30,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const Params p) {
   PrefillSegment segment;
   int first;
   const int tile = static_cast<int>(gridDim.y - 1 - blockIdx.y);
-  if (!FindTile(p, tile, kRows, &segment, &first)) return;
+  if (!FindPrefillTile(p, tile, kRows, &segment, &first)) return;
   const int head = static_cast<int>(blockIdx.x), g = head / p.heads, heads = p.groups * p.heads;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane / 4, t = lane % 4;
@@ -73,8 +48,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const Params p) {
   };
   auto fetch = [&](int i) {
     if (i < tiles) {
-      const bf16* block =
-          p.kv + (int64_t{slots[i]} * p.groups + g) * kBlockPositions * 2 * D;
+      const bf16* block = p.kv + (int64_t{slots[i]} * p.groups + g) * kBlockPositions * 2 * D;
       for (int at = static_cast<int>(threadIdx.x); at < kBlockPositions * kChunks; at += kThreads) {
         const int line = at / kChunks, chunk = at % kChunks;
         const bool valid = i * kBlockPositions + line < last;
@@ -120,8 +94,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const Params p) {
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         uint32_t b[4];
-        LoadMatrix4(b,
-                    piece(i % kStages, n * 16 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+        LoadMatrix4(b, piece(i % kStages, n * 16 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
         MultiplyAdd(s[2 * n], a[k], b[0], b[1]);
         MultiplyAdd(s[2 * n + 1], a[k], b[2], b[3]);
       }
@@ -170,8 +143,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const Params p) {
 #pragma unroll
       for (int n = 0; n < D / 16; ++n) {
         uint32_t b[4];
-        LoadMatrix4Transposed(
-            b, piece(i % kStages, k * 16 + lane % 16, D / 8 + 2 * n + lane / 16));
+        LoadMatrix4Transposed(b, piece(i % kStages, k * 16 + lane % 16, D / 8 + 2 * n + lane / 16));
         MultiplyAdd(out[2 * n], w, b[0], b[1]);
         MultiplyAdd(out[2 * n + 1], w, b[2], b[3]);
       }
@@ -196,13 +168,13 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const Params p) {
 }
 
 // Any head dim, one warp a row and head.
-__global__ void __launch_bounds__(32) PrefillAnyKernel(const Params p, int dim) {
+__global__ void __launch_bounds__(32) PrefillAnyKernel(const PrefillParams p, int dim) {
   extern __shared__ __align__(16) float sum[];  // [D]
   GridWait();
   GridTrigger();
   PrefillSegment segment;
   int first;
-  if (!FindTile(p, static_cast<int>(blockIdx.y), 1, &segment, &first)) return;
+  if (!FindPrefillTile(p, static_cast<int>(blockIdx.y), 1, &segment, &first)) return;
   const int head = static_cast<int>(blockIdx.x), g = head / p.heads;
   const int lane = static_cast<int>(threadIdx.x);
   const int64_t row = (int64_t{segment.row} + first) * p.groups * p.heads + head;
@@ -231,16 +203,19 @@ void CudaOps::PrefillAttend(const PrefillAttendArgs& a) {
   const auto groups = static_cast<int>(a.kv.rows.dim(1));
   const auto heads = static_cast<unsigned>(a.q.dim(1));
   const int64_t rows = a.q.dim(0), segments = a.segments.dim(0), dim = a.q.dim(2);
-  const Params p{.q = a.q.data,
-                 .kv = a.kv.rows.data,
-                 .slots = a.kv.slot_table.data,
-                 .segments = a.segments.data,
-                 .out = a.out.data,
-                 .table_width = a.kv.slot_table.dim(1),
-                 .segment_count = static_cast<int>(segments),
-                 .groups = groups,
-                 .heads = static_cast<int>(heads) / groups,
-                 .scale = a.scale * kLog2E};
+  const PrefillParams p{.q = a.q.data,
+                        .kv = a.kv.rows.data,
+                        .slots = a.kv.slot_table.data,
+                        .segments = a.segments.data,
+                        .out = a.out.data,
+                        .table_width = a.kv.slot_table.dim(1),
+                        .segment_count = static_cast<int>(segments),
+                        .groups = groups,
+                        .heads = static_cast<int>(heads) / groups,
+                        .scale = a.scale * kLog2E};
+  if (dim == 128 && state_->major == 9) {
+    return LaunchPrefillHopper(*state_, p, a.kv.rows, rows);
+  }
   if (dim != 64 && dim != 128) {
     Launch(*state_,
            PrefillAnyKernel,

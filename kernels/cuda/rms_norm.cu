@@ -24,12 +24,8 @@ __device__ float Scaled(float x, float inverse, bf16 weight) {
 }
 
 // One block a row, the row in registers. Requires: width % 8 == 0, width <= 8 kThreads kHeld.
-__global__ void __launch_bounds__(kThreads) RmsNormKernel(const bf16* x,
-                                                          bf16* residual,
-                                                          const bf16* weight,
-                                                          int width,
-                                                          float eps,
-                                                          bf16* out) {
+__global__ void __launch_bounds__(kThreads) RmsNormKernel(
+    const bf16* x, bf16* residual, const bf16* weight, int width, float eps, bf16* out) {
   const int groups = width / 8;
   const int64_t begin = int64_t{blockIdx.x} * width;
   uint4 scale[kHeld];
@@ -80,12 +76,8 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(const bf16* x,
 }
 
 // Any width, through memory.
-__global__ void __launch_bounds__(kThreads) RmsNormAnyKernel(const bf16* x,
-                                                             bf16* residual,
-                                                             const bf16* weight,
-                                                             int width,
-                                                             float eps,
-                                                             bf16* out) {
+__global__ void __launch_bounds__(kThreads) RmsNormAnyKernel(
+    const bf16* x, bf16* residual, const bf16* weight, int width, float eps, bf16* out) {
   GridWait();
   GridTrigger();
   const int64_t begin = int64_t{blockIdx.x} * width;

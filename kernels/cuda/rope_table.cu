@@ -7,11 +7,8 @@ namespace {
 
 // In double, so that the table is the correctly rounded one nearly everywhere; it is made once per
 // step.
-__global__ void RopeTableKernel(const int32_t* positions,
-                                const float* inv_frequency,
-                                float scale,
-                                int half,
-                                float* cos_sin) {
+__global__ void RopeTableKernel(
+    const int32_t* positions, const float* inv_frequency, float scale, int half, float* cos_sin) {
   GridWait();
   GridTrigger();
   float* row = cos_sin + int64_t{blockIdx.x} * 2 * half;

@@ -15,30 +15,30 @@ namespace asynctls {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kGroup = 4;      // blocks that a warp scores at a time
-constexpr int kStages = 2;     // groups in flight per warp
+constexpr int kGroup = 4;   // blocks that a warp scores at a time
+constexpr int kStages = 2;  // groups in flight per warp
 constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
 constexpr int kGroupBytes = kGroup * kBlockBytes;
 constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
-constexpr int kColumns = 8;    // query heads of a product
+constexpr int kColumns = 8;  // query heads of a product
 
 struct Params {
-  const bf16* q;            // [S, Q, D]
-  const int32_t* slots;     // [L, M]
-  const DecodeRow* rows;    // [S]
-  const float* turn;        // [G, D, r]
-  const uint32_t* first;    // [N, G, 2, P]
-  int8_t* code8;            // [S, Q, r]
-  float* turned_scale;      // [S, Q]
-  int32_t* lag;             // [L, G, M + 1]
-  int32_t* blocks;          // [S, G, M of out]
-  int32_t* block_count;     // [S, G]
-  int32_t* nan_heads;       // [S, G]
-  uint32_t* keys;           // [S, G, M]
-  uint32_t* scored;         // [S, G]
-  int64_t table_width;      // M
-  int64_t list_width;       // M of out
-  int groups, heads, dim;   // G, R, D
+  const bf16* q;           // [S, Q, D]
+  const int32_t* slots;    // [L, M]
+  const DecodeRow* rows;   // [S]
+  const float* turn;       // [G, D, r]
+  const uint32_t* first;   // [N, G, 2, P]
+  int8_t* code8;           // [S, Q, r]
+  float* turned_scale;     // [S, Q]
+  int32_t* lag;            // [L, G, M + 1]
+  int32_t* blocks;         // [S, G, M of out]
+  int32_t* block_count;    // [S, G]
+  int32_t* nan_heads;      // [S, G]
+  uint32_t* keys;          // [S, G, M]
+  uint32_t* scored;        // [S, G]
+  int64_t table_width;     // M
+  int64_t list_width;      // M of out
+  int groups, heads, dim;  // G, R, D
   float scale;
 };
 
@@ -48,8 +48,8 @@ struct Turned {
   int zero;     // what the product of an all-zero code word would be
 };
 
-// Half of the turning of a head: lane c adds up two of the four chains of direction c (ExactProduct:
-// chains `half` * 2 and + 1). `table` [D, r] and `q` [D] lie in shared memory.
+// Half of the turning of a head: lane c adds up two of the four chains of direction c
+// (ExactProduct: chains `half` * 2 and + 1). `table` [D, r] and `q` [D] lie in shared memory.
 __device__ float TurnHalf(const bf16* q, const float* table, int dim, int half) {
   const float* column = table + threadIdx.x % 32;
   float a[2] = {0, 0};
@@ -76,9 +76,7 @@ __device__ void FinishTurn(float product, float attention_scale, int8_t* code8, 
     scale = m * (attention_scale / 254.0f);
   }
   code8[c] = static_cast<int8_t>(code);
-  const int weight = c < kFineDirections                        ? 15
-                     : c < kFineDirections + kCoarseDirections ? 12
-                                                               : 0;
+  const int weight = c < kFineDirections ? 15 : c < kFineDirections + kCoarseDirections ? 12 : 0;
   const int zero = -__reduce_add_sync(kAllLanes, code * weight);
   if (c == 0) *turned = {scale, zero};
 }
@@ -133,11 +131,10 @@ struct Scorer {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           // Where a column has no direction (t >= 2 of the fine ones) its bytes meet zeros.
-          const uint32_t a[4] = {
-              __funnelshift_r(coarse[0][i], coarse[0][i], turn) & 0x0c0c0c0cu,
-              __funnelshift_r(coarse[1][i], coarse[1][i], turn) & 0x0c0c0c0cu,
-              fine[0][i] >> shift & 0x0f0f0f0fu,
-              fine[1][i] >> shift & 0x0f0f0f0fu};
+          const uint32_t a[4] = {__funnelshift_r(coarse[0][i], coarse[0][i], turn) & 0x0c0c0c0cu,
+                                 __funnelshift_r(coarse[1][i], coarse[1][i], turn) & 0x0c0c0c0cu,
+                                 fine[0][i] >> shift & 0x0f0f0f0fu,
+                                 fine[1][i] >> shift & 0x0f0f0f0fu};
           int c[4];
           MultiplyBytes(c, a, b[tile][0], b[tile][1]);
           if constexpr (!kWhole) {
@@ -265,8 +262,7 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim; i += kThreads) q[i] = query[i];
   }
   CopyCommit();
-  const uint32_t ring =
-      SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
+  const uint32_t ring = SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
   auto fetch = [&](int i) {
     if (i > 0 && i % 8 == 0) slot_ahead = slot_of(i);
     const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
@@ -289,8 +285,7 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
   __syncthreads();
   for (int h = warp; h < p.heads; h += kWarps) {
     const float* half = halves + 2 * h * kCodeDirections + lane;
-    FinishTurn(
-        half[0] + half[kCodeDirections], p.scale, code8 + h * kCodeDirections, turned + h);
+    FinishTurn(half[0] + half[kCodeDirections], p.scale, code8 + h * kCodeDirections, turned + h);
   }
   __syncthreads();
   if (piece == 0) {
@@ -309,8 +304,8 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     CopyWait<kStages - 1>();
     __syncwarp();
     const int first = begin + kTurn * i;
-    const auto* codes = reinterpret_cast<const uint32_t*>(
-        shared + (warp * kStages + i % kStages) * kGroupBytes);
+    const auto* codes =
+        reinterpret_cast<const uint32_t*>(shared + (warp * kStages + i % kStages) * kGroupBytes);
     const int positions = row.length - first * kBlockPositions;
     uint32_t key = positions >= kGroup * kBlockPositions
                        ? scorer.template Key<true>(codes, positions)
@@ -390,10 +385,9 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
   const int64_t wanted = std::max<int64_t>(1, 4 * state_->multiprocessors / (rows * groups));
   constexpr int64_t kTurn = kWarps * kGroup;
   const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
-  const size_t scoring =
-      kRingBytes + sizeof(float) * kCodeDirections * (p.dim + 2 * p.heads) +
-      sizeof(bf16) * static_cast<size_t>(p.heads * p.dim + 8) +
-      p.heads * (kCodeDirections + sizeof(Turned));
+  const size_t scoring = kRingBytes + sizeof(float) * kCodeDirections * (p.dim + 2 * p.heads) +
+                         sizeof(bf16) * static_cast<size_t>(p.heads * p.dim + 8) +
+                         p.heads * (kCodeDirections + sizeof(Turned));
   const size_t keeping = sizeof(int32_t) * (max_blocks + 8);
   const size_t shared = std::max(scoring, keeping);
   assert(p.heads <= 4 * kColumns);

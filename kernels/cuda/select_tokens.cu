@@ -17,28 +17,28 @@ namespace asynctls {
 namespace {
 
 constexpr int kWarps = 16, kThreads = 32 * kWarps;
-constexpr int kColumns = 8;           // query heads of a product
-constexpr int kMaxHeads = 32;         // of one KV head
-constexpr int kRoundBlocks = 64;      // blocks that a cluster has in shared memory at a time
-constexpr int kSharedKeys = 8192;     // candidates whose keys fit shared memory
-constexpr int kHeldKeys = 8;          // of a thread: up to 4,096 candidates are ranked in registers
+constexpr int kColumns = 8;        // query heads of a product
+constexpr int kMaxHeads = 32;      // of one KV head
+constexpr int kRoundBlocks = 64;   // blocks that a cluster has in shared memory at a time
+constexpr int kSharedKeys = 8192;  // candidates whose keys fit shared memory
+constexpr int kHeldKeys = 8;       // of a thread: up to 4,096 candidates are ranked in registers
 
 struct Params {
-  const int32_t* slots;      // [L, M]
-  const DecodeRow* rows;     // [S]
-  const uint32_t* first;     // [N, G, 2, P]
+  const int32_t* slots;   // [L, M]
+  const DecodeRow* rows;  // [S]
+  const uint32_t* first;  // [N, G, 2, P]
   const uint32_t* second;
-  const int8_t* code8;       // [S, Q, r]
-  const float* scale;        // [S, Q]
-  const int32_t* blocks;     // [S, G, M of out]
+  const int8_t* code8;    // [S, Q, r]
+  const float* scale;     // [S, Q]
+  const int32_t* blocks;  // [S, G, M of out]
   const int32_t* block_count;
-  int32_t* tokens;           // [S, G, K]
+  int32_t* tokens;  // [S, G, K]
   int32_t* token_count;
   int32_t* touched;
-  uint32_t* keys;            // [S, G, M P] in global memory
-  int64_t table_width;       // M
-  int64_t list_width;        // M of out
-  int64_t max_tokens;        // K
+  uint32_t* keys;       // [S, G, M P] in global memory
+  int64_t table_width;  // M
+  int64_t list_width;   // M of out
+  int64_t max_tokens;   // K
   int groups, heads;
 };
 
@@ -47,10 +47,10 @@ struct Shared {
   TopK<kThreads>::Scratch top;
   unsigned long long sum[kMaxHeads];  // of the weights of this thread block
   unsigned long long warp_sum[kColumns][kWarps];
-  int largest[kMaxHeads];             // of its products
-  float scale[kMaxHeads];             // NaN: left out
-  int zero[kMaxHeads];                // what the product of all-zero codes would be
-  float inverse[kMaxHeads];           // of the sum over the cluster, 0: left out
+  int largest[kMaxHeads];    // of its products
+  float scale[kMaxHeads];    // NaN: left out
+  int zero[kMaxHeads];       // what the product of all-zero codes would be
+  float inverse[kMaxHeads];  // of the sum over the cluster, 0: left out
   float top_logit[kMaxHeads];
   alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
   int touched;
@@ -77,8 +77,7 @@ struct BlockCodes {
       for (int i = 0; i < 4; ++i) {
         const uint32_t h = reinterpret_cast<const uint32_t*>(&high)[i];
         const uint32_t l = reinterpret_cast<const uint32_t*>(&low)[i];
-        coarse[j][i] =
-            (__funnelshift_r(h, h, turn) & 0x0c0c0c0cu) | (l >> (2 * t) & 0x03030303u);
+        coarse[j][i] = (__funnelshift_r(h, h, turn) & 0x0c0c0c0cu) | (l >> (2 * t) & 0x03030303u);
         whole[j][i] = reinterpret_cast<const uint32_t*>(&nibble)[i] >> (4 * (t & 1)) & 0x0f0f0f0fu;
       }
     }
@@ -105,8 +104,8 @@ struct BlockCodes {
 template <int kRanks>
 __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p) {
   extern __shared__ __align__(128) uint8_t shared[];
-  constexpr int kOwnBlocks = kRoundBlocks / kRanks;            // of a round, of one thread block
-  constexpr int kRow = kOwnBlocks * kBlockPositions;           // products of a head
+  constexpr int kOwnBlocks = kRoundBlocks / kRanks;   // of a round, of one thread block
+  constexpr int kRow = kOwnBlocks * kBlockPositions;  // products of a head
   Shared& sh = *reinterpret_cast<Shared*>(shared);
   auto* values = reinterpret_cast<uint32_t*>(shared + sizeof(Shared));  // [heads][kRow]
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -160,8 +159,7 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
 #pragma unroll 1
       for (int own = warp; own < min(kOwnBlocks, blocks - first); own += kWarps) {
         const int block = list[first + own], positions = positions_in(block);
-        const int64_t place =
-            (int64_t{slots[block]} * p.groups + g) * kCodeWords * kBlockPositions;
+        const int64_t place = (int64_t{slots[block]} * p.groups + g) * kCodeWords * kBlockPositions;
         const BlockCodes codes(p.first + place, p.second + place);
         int c[4][4];
         codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
@@ -177,8 +175,8 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
             if (2 * t + j >= heads) continue;
             *reinterpret_cast<int4*>(values + (2 * t + j) * kRow + own * kBlockPositions +
                                      32 * half + 4 * quad) =
-                make_int4(c[0][2 * half + j], c[1][2 * half + j], c[2][2 * half + j],
-                          c[3][2 * half + j]);
+                make_int4(
+                    c[0][2 * half + j], c[1][2 * half + j], c[2][2 * half + j], c[3][2 * half + j]);
           }
         }
       }
@@ -204,9 +202,8 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
         for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
           const int product = static_cast<int>(values[h * kRow + i]);
           const float logit = static_cast<float>(2 * product + zero) * scale;
-          const uint32_t weight = there && product != INT_MIN
-                                      ? gpu::FixedExp2((logit - largest) * kLog2E)
-                                      : 0;
+          const uint32_t weight =
+              there && product != INT_MIN ? gpu::FixedExp2((logit - largest) * kLog2E) : 0;
           values[h * kRow + i] = weight;
           sum += weight;
         }
@@ -248,9 +245,9 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
       const int h = column + static_cast<int>(threadIdx.x);
       int largest = INT_MIN;
       for (int r = 0; r < kRanks; ++r) {
-        largest = max(largest,
-                      static_cast<int>(
-                          ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r))));
+        largest =
+            max(largest,
+                static_cast<int>(ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r))));
       }
       sh.top_logit[h] = static_cast<float>(2 * largest + sh.zero[h]) * sh.scale[h];
     }
@@ -352,8 +349,7 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
     }
     __syncthreads();
     const MemoryKeys all(keys, n);
-    count = Top::Emit(
-        sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
+    count = Top::Emit(sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
     __syncthreads();
     int touched = 0;
 #pragma unroll 1
@@ -402,14 +398,13 @@ void CudaOps::SelectTokens(const SelectTokensArgs& a) {
   const size_t values = sizeof(uint32_t) * static_cast<size_t>(std::min(p.heads, kColumns)) *
                         kRoundBlocks / ranks * kBlockPositions;
   state_->AllowShared(reinterpret_cast<const void*>(kernel));
-  LaunchClusters(
-      *state_,
-      ranks,
-      kernel,
-      dim3(ranks, static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),
-      kThreads,
-      sizeof(Shared) + values,
-      p);
+  LaunchClusters(*state_,
+                 ranks,
+                 kernel,
+                 dim3(ranks, static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),
+                 kThreads,
+                 sizeof(Shared) + values,
+                 p);
 }
 
 }  // namespace asynctls

@@ -25,9 +25,9 @@ namespace asynctls {
 struct CudaOps::State {
   // Where the parts of split attention meet, per (row, KV head) and split.
   struct SplitScratch {
-    View<float, 1> out;       // [S, G, splits, R, D], weighted sums
-    View<float, 1> largest;   // [S, G, splits, R], of the logits, times log2(e)
-    View<float, 1> weight;    // [S, G, splits, R], sums of the weights
+    View<float, 1> out;         // [S, G, splits, R, D], weighted sums
+    View<float, 1> largest;     // [S, G, splits, R], of the logits, times log2(e)
+    View<float, 1> weight;      // [S, G, splits, R], sums of the weights
     View<uint32_t, 1> arrived;  // [S, G, ...], zero between ops
   };
 

@@ -11,9 +11,8 @@ __device__ float Gated(float gate, float up) { return gate / (1.0f + expf(-gate)
 
 // kWide: 8 values a thread; else one.
 template <bool kWide>
-__global__ void __launch_bounds__(kThreads) SwiGluKernel(const bf16* gate_up,
-                                                         int width,
-                                                         bf16* out) {
+__global__ void __launch_bounds__(kThreads)
+    SwiGluKernel(const bf16* gate_up, int width, bf16* out) {
   GridWait();
   GridTrigger();
   const int i = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
@@ -41,9 +40,10 @@ __global__ void __launch_bounds__(kThreads) SwiGluKernel(const bf16* gate_up,
 void CudaOps::SwiGlu(const SwiGluArgs& a) {
   if (a.out.empty()) return;
   const int64_t width = a.out.dim(1);
-  const bool wide = width % 8 == 0 && ((reinterpret_cast<uintptr_t>(a.gate_up.data) |
-                                        reinterpret_cast<uintptr_t>(a.out.data)) &
-                                       15) == 0;
+  const bool wide =
+      width % 8 == 0 &&
+      ((reinterpret_cast<uintptr_t>(a.gate_up.data) | reinterpret_cast<uintptr_t>(a.out.data)) &
+       15) == 0;
   const int64_t items = wide ? width / 8 : width;
   Launch(*state_,
          wide ? SwiGluKernel<true> : SwiGluKernel<false>,

@@ -187,8 +187,8 @@ struct TopK {
                                unsigned long long total,
                                unsigned long long forced_total) {
     if (cut.threshold == kForcedKey) return cut;  // only forced ones are kept
-    const auto needed = static_cast<unsigned long long>(static_cast<double>(top_p) *
-                                                        static_cast<double>(total));
+    const auto needed =
+        static_cast<unsigned long long>(static_cast<double>(top_p) * static_cast<double>(total));
     if (forced_total >= needed) return {kForcedKey, n};
     unsigned long long left = needed - forced_total;
     uint32_t prefix = 0;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// gpu_bench [FILTER] [--shape NAME] [--baseline FILE] [--json FILE]: the operators on one GPU. Every figure is the
-// median over replays of a captured graph that walks through enough problems of random data to keep
-// the caches cold, beside the machine's limit (its read bandwidth, measured first; 800 TFLOP/s for products) and
-// the baseline of the same run (lines of torch_baseline.py in FILE). run_gpu.sh runs all of it.
+// gpu_bench [FILTER] [--shape NAME] [--baseline FILE] [--json FILE]: the operators on one GPU.
+// Every figure is the median over replays of a captured graph that walks through enough problems of
+// random data to keep the caches cold, beside the machine's limit (its read bandwidth, measured
+// first; 800 TFLOP/s for products) and the baseline of the same run (lines of torch_baseline.py in
+// FILE). run_gpu.sh runs all of it.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -121,7 +122,8 @@ struct Problem {
     std::vector<DecodeRow> r;
     std::vector<int32_t> l, p;
     for (int i = 0; i < s.rows; ++i) {
-      r.push_back({i, static_cast<int32_t>(s.length), keep_blocks, budget, 1.0f, DecodeRow::kExact});
+      r.push_back(
+          {i, static_cast<int32_t>(s.length), keep_blocks, budget, 1.0f, DecodeRow::kExact});
       l.push_back(i);
       p.push_back(static_cast<int32_t>(s.length - 1));
     }
@@ -267,14 +269,20 @@ class Bench {
       if (found != baselines_.end()) baseline_ms = found->second;
     }
     const double rate = amount / ms * 1e-6;  // G per second
-    std::printf("%-28s %-16s %9.4f ms %9.1f %s  %5.2f of limit", name.c_str(), shape.c_str(), ms,
-                unit[0] == 'T' ? rate * 1e-3 : rate, unit, rate * 1e9 / limit);
-    if (baseline_ms > 0) std::printf("  baseline %9.4f ms  ratio %6.2f", baseline_ms, baseline_ms / ms);
+    std::printf("%-28s %-16s %9.4f ms %9.1f %s  %5.2f of limit",
+                name.c_str(),
+                shape.c_str(),
+                ms,
+                unit[0] == 'T' ? rate * 1e-3 : rate,
+                unit,
+                rate * 1e9 / limit);
+    if (baseline_ms > 0)
+      std::printf("  baseline %9.4f ms  ratio %6.2f", baseline_ms, baseline_ms / ms);
     std::printf("\n");
     std::fflush(stdout);
     if (!json_.is_open()) return;
-    nlohmann::json row = {{"name", name}, {"shape", shape}, {"ms", ms}, {"gb_s", rate},
-                          {"limit", limit * 1e-9}};
+    nlohmann::json row = {
+        {"name", name}, {"shape", shape}, {"ms", ms}, {"gb_s", rate}, {"limit", limit * 1e-9}};
     if (baseline_ms > 0) {
       row["baseline"] = baseline_ms;
       row["ratio"] = baseline_ms / ms;
@@ -287,8 +295,8 @@ class Bench {
   void MeasureRead() {
     OnDevice<uint8_t, 1> data({int64_t{4} << 30});
     OnDevice<uint32_t, 1> out({1});
-    const double ms =
-        Time(1, [&] { LaunchRead(data.view.data, data.view.size(), out.view.data, ops_->stream()); });
+    const double ms = Time(
+        1, [&] { LaunchRead(data.view.data, data.view.size(), out.view.data, ops_->stream()); });
     read_limit = static_cast<double>(data.view.size()) / ms * 1e3;
     std::printf("read: %.2f TB/s\n", read_limit * 1e-12);
   }
@@ -319,19 +327,29 @@ void DecodeOperators(Bench& bench, const Shape& s) {
   const double dense = all([&](Problem& p) { p.Dense(ops); });
   bench.Report("dense_decode", s.Name(), dense, static_cast<double>(s.KvBytes()), bench.read_limit);
   const double blocks = all([&](Problem& p) { p.Blocks(ops); });
-  bench.Report("select_blocks", s.Name(), blocks, static_cast<double>(s.CodeBytes()), bench.read_limit);
+  bench.Report(
+      "select_blocks", s.Name(), blocks, static_cast<double>(s.CodeBytes()), bench.read_limit);
   const double both = all([&](Problem& p) {
     p.Blocks(ops);
     p.Tokens(ops);
   });
   const double tokens = all([&](Problem& p) { p.Tokens(ops); });
-  bench.Report("select_tokens", s.Name(), tokens,
-               static_cast<double>(s.rows * s.kv_heads * 64 * 64 * 16), bench.read_limit);
+  bench.Report("select_tokens",
+               s.Name(),
+               tokens,
+               static_cast<double>(s.rows * s.kv_heads * 64 * 64 * 16),
+               bench.read_limit);
   const double attend = all([&](Problem& p) { p.Sparse(ops); });
-  bench.Report("sparse_attend", s.Name(), attend,
-               static_cast<double>(s.rows * s.kv_heads * 1024 * s.dim * 4), bench.read_limit);
+  bench.Report("sparse_attend",
+               s.Name(),
+               attend,
+               static_cast<double>(s.rows * s.kv_heads * 1024 * s.dim * 4),
+               bench.read_limit);
   const double append = all([&](Problem& p) { p.Append(ops); });
-  bench.Report("append", s.Name(), append, static_cast<double>(s.rows * s.q_heads * s.dim * 4),
+  bench.Report("append",
+               s.Name(),
+               append,
+               static_cast<double>(s.rows * s.q_heads * s.dim * 4),
                bench.read_limit);
   const auto baseline = dense;
   for (const int budget : {1024, 512}) {
@@ -352,7 +370,8 @@ void DecodeOperators(Bench& bench, const Shape& s) {
     });
     const double moved = static_cast<double>(
         s.CodeBytes() + s.rows * s.kv_heads * (64 * 64 * 16 + int64_t{budget} * s.dim * 4));
-    bench.Report("two_level_" + std::to_string(budget), s.Name(), whole, moved, bench.read_limit, baseline);
+    bench.Report(
+        "two_level_" + std::to_string(budget), s.Name(), whole, moved, bench.read_limit, baseline);
   }
   std::printf("%-28s %-16s select blocks + tokens %.4f ms\n", "", "", both);
 }
@@ -378,13 +397,15 @@ void Prefill(Bench& bench, int64_t length, int64_t q_heads, int64_t kv_heads) {
   });
   const double operations = 2.0 * static_cast<double>(length) * static_cast<double>(length) *
                             static_cast<double>(q_heads * dim);
-  bench.Report("prefill", std::to_string(length / 1024) + "k", ms, operations, 800e12, 0, "TFLOP/s");
+  bench.Report(
+      "prefill", std::to_string(length / 1024) + "k", ms, operations, 800e12, 0, "TFLOP/s");
 }
 
 void Products(Bench& bench, int64_t features, int64_t width, int64_t rows, bool decode) {
   if (!bench.Wanted("product")) return;
   CudaOps& ops = bench.ops();
-  const int sets = static_cast<int>(std::clamp<int64_t>((int64_t{1} << 30) / (features * width * 2), 2, 24));
+  const int sets =
+      static_cast<int>(std::clamp<int64_t>((int64_t{1} << 30) / (features * width * 2), 2, 24));
   std::vector<std::unique_ptr<OnDevice<bf16, 2>>> w;
   for (int i = 0; i < sets; ++i) {
     w.push_back(std::make_unique<OnDevice<bf16, 2>>(std::array<int64_t, 2>{features, width}));
@@ -398,11 +419,19 @@ void Products(Bench& bench, int64_t features, int64_t width, int64_t rows, bool 
       ops.Gemm({.x = x.view, .w = &m, .out = out.view, .decode = decode});
     }
   });
-  const std::string shape = std::to_string(rows) + "x" + std::to_string(features) + "x" + std::to_string(width);
+  const std::string shape =
+      std::to_string(rows) + "x" + std::to_string(features) + "x" + std::to_string(width);
   if (decode) {
-    bench.Report("product_decode", shape, ms, static_cast<double>(features * width * 2), bench.read_limit);
+    bench.Report(
+        "product_decode", shape, ms, static_cast<double>(features * width * 2), bench.read_limit);
   } else {
-    bench.Report("product", shape, ms, 2.0 * static_cast<double>(features * width * rows), 800e12, 0, "TFLOP/s");
+    bench.Report("product",
+                 shape,
+                 ms,
+                 2.0 * static_cast<double>(features * width * rows),
+                 800e12,
+                 0,
+                 "TFLOP/s");
   }
 }
 
