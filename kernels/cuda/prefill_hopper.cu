@@ -168,6 +168,11 @@ __device__ void Consume(const PrefillParams& p, const Block& b, int head, int gr
     if (lane == 0) BarrierArrive(barrier);
   };
 
+  // The groups take turns at the matrix units: while one multiplies, the other has its softmax.
+  auto wait_turn = [&] { asm volatile("bar.sync %0, 256;" ::"r"(3 + group) : "memory"); };
+  auto pass_turn = [&] { asm volatile("bar.arrive %0, 256;" ::"r"(4 - group) : "memory"); };
+  if (group == 1) pass_turn();
+
   float shrink[2];
   scores(0);
   ProductWait<0>();
@@ -176,8 +181,10 @@ __device__ void Consume(const PrefillParams& p, const Block& b, int head, int gr
   softmax.Weigh(s, p.scale, shrink);
   Pack(s, w);
   for (int i = 1; i < tiles; ++i) {
+    wait_turn();
     scores(i);
     add_values(i - 1);
+    pass_turn();
     ProductWait<1>();
     release(&sh.empty_k[i % kStages]);
     mask(i);
@@ -196,6 +203,8 @@ __device__ void Consume(const PrefillParams& p, const Block& b, int head, int gr
   release(&sh.empty_v[(tiles - 1) % kStages]);
   // Tiles that only the other group reads.
   for (int i = tiles; i < b.tiles; ++i) {
+    wait_turn();
+    pass_turn();
     BarrierWait(&sh.full_k[i % kStages], i / kStages & 1);
     release(&sh.empty_k[i % kStages]);
     BarrierWait(&sh.full_v[i % kStages], i / kStages & 1);
