@@ -159,9 +159,9 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   const int heads = min(kColumns, p.heads - head_tile * kColumns);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = s * p.groups + g;
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
   GridWait();
   GridTrigger();
-  const DecodeRow& row = p.rows[s];
   const int count = kSelected ? p.token_count[pair] : row.length;
   // Whole block-tiles (kAttendWarps tiles) per split.
   constexpr int kBlockTile = kTile * kAttendWarps;
@@ -181,19 +181,22 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   const int32_t* slots = p.slots + row.lane * p.table_width;
   const int tiles = (end - begin + kBlockTile - 1) / kBlockTile;
 
-  // Starts the copy of the warp's tile number `i` of the split.
-  auto fetch = [&](int i) {
-    const int first = begin + (i * kAttendWarps + warp) * kTile;
-    if (i < tiles && first < end) {
-      const int index = first + lane % kTile;
-      const bf16* from = nullptr;
-      if (index < end) {
-        const int position = kSelected ? tokens[index] : index;
-        const int64_t slot = slots[position / kBlockPositions];
-        from = p.kv + ((slot * p.groups + g) * kBlockPositions + position % kBlockPositions) * 2 * D;
-      }
-      const uint32_t tile = ring + static_cast<uint32_t>(i % kStages * Warp::kTileBytes);
-      constexpr int kRowsAtOnce = 32 / Warp::kChunks;  // D = 64: two
+  // The warp's tile number i of the split: where its rows lie (lane r % 16 knows row r), and the
+  // start of their copy. Null: no such row.
+  auto index_of = [&](int i) { return begin + (i * kAttendWarps + warp) * kTile + lane % kTile; };
+  auto position_of = [&](int i) {
+    const int index = index_of(i);
+    return i >= tiles || index >= end ? -1 : kSelected ? tokens[index] : index;
+  };
+  auto row_of = [&](int position) -> const bf16* {
+    if (position < 0) return nullptr;
+    const int64_t slot = slots[position / kBlockPositions];
+    return p.kv + ((slot * p.groups + g) * kBlockPositions + position % kBlockPositions) * 2 * D;
+  };
+  auto fetch = [&](int i, const bf16* from) {
+    const uint32_t tile = ring + static_cast<uint32_t>(i % kStages * Warp::kTileBytes);
+    constexpr int kRowsAtOnce = 32 / Warp::kChunks;  // D = 64: two
+    if (i < tiles) {
 #pragma unroll
       for (int r = 0; r < kTile; r += kRowsAtOnce) {
         const int line = r + lane / Warp::kChunks, chunk = lane % Warp::kChunks;
@@ -206,10 +209,19 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
     CopyCommit();
   };
 
+  int position[kStages];
+  const bf16* rows[kStages];
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) fetch(i);
+  for (int i = 0; i < kStages; ++i) position[i] = position_of(i);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) rows[i] = row_of(position[i]);
   state.Start(query, heads);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) fetch(i, rows[i]);
+  int next_position = position_of(kStages);
   for (int i = 0; i < tiles; ++i) {
+    const bf16* next_rows = row_of(next_position);  // two steps ahead of their use
+    next_position = position_of(i + 1 + kStages);
     CopyWait<kStages - 1>();
     __syncwarp();
     const int first = begin + (i * kAttendWarps + warp) * kTile;
@@ -217,7 +229,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
       state.Add(ring + static_cast<uint32_t>(i % kStages * Warp::kTileBytes), end - first, p.scale);
     }
     __syncwarp();
-    fetch(i + kStages);
+    fetch(i + kStages, next_rows);
   }
   CopyWait<0>();
   state.SumWeights();
@@ -341,16 +353,22 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
     factor[2 * splits * kColumns + h] = 1.0f / weight;
   }
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < heads * D; i += 32 * kAttendWarps) {
+  for (int i = 4 * static_cast<int>(threadIdx.x); i < heads * D; i += 4 * 32 * kAttendWarps) {
     const int h = i / D;
-    float sum = 0;
-#pragma unroll 8
+    float sum[4] = {0, 0, 0, 0};
+#pragma unroll 12
     for (int k = 0; k < splits; ++k) {
-      sum = fmaf(__ldcg(&p.part_out[(parts + int64_t{k} * kColumns) * D + i]),
-                 factor[k * kColumns + h],
-                 sum);
+      const float4 x = __ldcg(
+          reinterpret_cast<const float4*>(&p.part_out[(parts + int64_t{k} * kColumns) * D + i]));
+      const float f = factor[k * kColumns + h];
+      sum[0] = fmaf(x.x, f, sum[0]);
+      sum[1] = fmaf(x.y, f, sum[1]);
+      sum[2] = fmaf(x.z, f, sum[2]);
+      sum[3] = fmaf(x.w, f, sum[3]);
     }
-    out[i] = Narrow(sum * factor[2 * splits * kColumns + h]);
+    const float inverse = factor[2 * splits * kColumns + h];
+    reinterpret_cast<uint32_t*>(out + i)[0] = NarrowPair(sum[0] * inverse, sum[1] * inverse);
+    reinterpret_cast<uint32_t*>(out + i)[1] = NarrowPair(sum[2] * inverse, sum[3] * inverse);
   }
   if (threadIdx.x == 0) p.arrived[tile_of] = 0;
 }

@@ -16,12 +16,11 @@ namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kGroup = 4;      // blocks that a warp scores at a time
-constexpr int kStages = 3;     // groups in flight per warp
+constexpr int kStages = 2;     // groups in flight per warp
 constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
 constexpr int kGroupBytes = kGroup * kBlockBytes;
 constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
 constexpr int kColumns = 8;    // query heads of a product
-constexpr int kHeldKeys = 8;   // of a thread: up to 2,048 blocks are ranked in registers
 
 struct Params {
   const bf16* q;            // [S, Q, D]
@@ -49,17 +48,24 @@ struct Turned {
   int zero;     // what the product of an all-zero code word would be
 };
 
-// Turns head `h` of the group; the warp's lanes are the directions. `table` [D, r] and `q` [D] lie
-// in shared memory.
-__device__ void TurnHead(const float* q,
-                         const float* table,
-                         int dim,
-                         float attention_scale,
-                         int8_t* code8,
-                         Turned* turned) {
+// Half of the turning of a head: lane c adds up two of the four chains of direction c (ExactProduct:
+// chains `half` * 2 and + 1). `table` [D, r] and `q` [D] lie in shared memory.
+__device__ float TurnHalf(const bf16* q, const float* table, int dim, int half) {
+  const float* column = table + threadIdx.x % 32;
+  float a[2] = {0, 0};
+  int d = 2 * half;
+#pragma unroll 8
+  for (; d + 1 < dim; d += 4) {
+    a[0] = fmaf(Widen(q[d]), column[d * kCodeDirections], a[0]);
+    a[1] = fmaf(Widen(q[d + 1]), column[(d + 1) * kCodeDirections], a[1]);
+  }
+  if (d < dim) a[0] = fmaf(Widen(q[d]), column[d * kCodeDirections], a[0]);
+  return a[0] + a[1];
+}
+
+// The rest: from the product of the lane's direction to its code.
+__device__ void FinishTurn(float product, float attention_scale, int8_t* code8, Turned* turned) {
   const int c = threadIdx.x % 32;
-  const float product = gpu::ExactProduct(
-      dim, [&](int d) { return q[d]; }, [&](int d) { return table[d * kCodeDirections + c]; });
   const float magnitude = fabsf(product);
   const bool finite = __all_sync(kAllLanes, magnitude <= kTurnedLargest);
   const float m = WarpMax(finite ? magnitude : 0.0f);
@@ -140,7 +146,7 @@ struct Scorer {
           }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
-            top[tile][2 * block + j] = max(top[tile][2 * block + j], max(c[j], c[j + 2]));
+            top[tile][2 * block + j] = __vimax3_s32(top[tile][2 * block + j], c[j], c[j + 2]);
           }
         }
       }
@@ -214,42 +220,55 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
   const int pieces = static_cast<int>(gridDim.x), piece = static_cast<int>(blockIdx.x);
   const int g = static_cast<int>(blockIdx.y);
   const int64_t s = blockIdx.z, pair = s * p.groups + g;
-  // Shared: the ring of codes | turn table [D, r] | q [R, D] | code8 [R, r] | Turned [R].
+  // Shared: the ring of codes | turn table [D, r] | halves [2 R, r] | q [R, D] | code8 [R, r] |
+  // Turned [R].
   auto* table = reinterpret_cast<float*>(shared + kRingBytes);
-  float* q = table + p.dim * kCodeDirections;
-  auto* code8 = reinterpret_cast<int8_t*>(q + p.heads * p.dim);
+  float* halves = table + p.dim * kCodeDirections;
+  auto* q = reinterpret_cast<bf16*>(halves + 2 * p.heads * kCodeDirections);
+  auto* code8 = reinterpret_cast<int8_t*>(q + (p.heads * p.dim + 7) / 8 * 8);
   auto* turned = reinterpret_cast<Turned*>(code8 + p.heads * kCodeDirections);
-  // The table never changes while the model serves: read it before waiting.
+
+  // Before the wait: what no kernel of the step writes.
   const float* turn = p.turn + int64_t{g} * p.dim * kCodeDirections;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < p.dim * kCodeDirections / 4; i += kThreads) {
     CopyAsync16(SharedAddress(table + 4 * i), turn + 4 * i);
   }
-  CopyCommit();
+  const DecodeRow row = p.rows[s];
+  const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
+  constexpr int kTurn = kWarps * kGroup;  // blocks that the warps score at a time
+  const int per_piece = (blocks + pieces * kTurn - 1) / (pieces * kTurn) * kTurn;
+  const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
+  const int mine = max(0, (end - begin + kTurn - 1) / kTurn);  // this warp's groups
+  const int32_t* slots = p.slots + row.lane * p.table_width;
+  // The slot of block lane % 4 of the warp's group i + lane / 4.
+  auto slot_of = [&](int i) {
+    const int block = begin + kTurn * (i + lane / kGroup) + lane % kGroup;
+    return block < end ? slots[block] : 0;
+  };
+  int32_t slot_ahead = slot_of(0);
   GridWait();
   GridTrigger();
 
-  const DecodeRow row = p.rows[s];
-  const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
   if (blocks == 0) {
     if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
     return;
   }
-  constexpr int kTurn = kWarps * kGroup;  // blocks that the warps score at a time
-  const int per_piece = (blocks + pieces * kTurn - 1) / (pieces * kTurn) * kTurn;
   const int used = (blocks + per_piece - 1) / per_piece;
   if (piece >= used) return;
-  const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
-  const int mine = max(0, (end - begin + kTurn - 1) / kTurn);  // this warp's groups
-
+  const bf16* query = p.q + (s * p.groups + g) * p.heads * p.dim;
+  if (p.heads * p.dim % 8 == 0) {
+    for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim / 8; i += kThreads) {
+      CopyAsync16(SharedAddress(q + 8 * i), query + 8 * i);
+    }
+  } else {
+    for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim; i += kThreads) q[i] = query[i];
+  }
+  CopyCommit();
   const uint32_t ring =
       SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
-  const int32_t* slots = p.slots + row.lane * p.table_width;
-  int32_t slot_ahead = 0;  // of block lane % 4 of the warp's group i / 8 * 8 + lane / 4
   auto fetch = [&](int i) {
-    if (i % 8 == 0) {
-      const int block = begin + kTurn * (i + lane / kGroup) + lane % kGroup;
-      slot_ahead = block < end ? slots[block] : 0;
-    }
+    if (i > 0 && i % 8 == 0) slot_ahead = slot_of(i);
     const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
 #pragma unroll
     for (int block = 0; block < kGroup; ++block) {
@@ -260,16 +279,18 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     }
     CopyCommit();
   };
-  const bf16* query = p.q + (s * p.groups + g) * p.heads * p.dim;
-  for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim; i += kThreads) {
-    q[i] = Widen(query[i]);
-  }
 #pragma unroll
   for (int i = 0; i < kStages; ++i) fetch(i);
-  CopyWait<kStages>();  // the table
+  CopyWait<kStages>();  // the table and the queries
+  __syncthreads();
+  for (int i = warp; i < 2 * p.heads; i += kWarps) {
+    halves[i * kCodeDirections + lane] = TurnHalf(q + i / 2 * p.dim, table, p.dim, i % 2);
+  }
   __syncthreads();
   for (int h = warp; h < p.heads; h += kWarps) {
-    TurnHead(q + h * p.dim, table, p.dim, p.scale, code8 + h * kCodeDirections, turned + h);
+    const float* half = halves + 2 * h * kCodeDirections + lane;
+    FinishTurn(
+        half[0] + half[kCodeDirections], p.scale, code8 + h * kCodeDirections, turned + h);
   }
   __syncthreads();
   if (piece == 0) {
@@ -321,9 +342,10 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     if (keep > 0 && keep < blocks) cut = Top::ByCount(scratch, ranked, keep);
     return Top::Emit(scratch, ranked, cut, [&](int i, int at) { list[at] = i; });
   };
-  int count = blocks <= kHeldKeys * kThreads
-                  ? rank(RegisterKeys<kHeldKeys>(blocks, [&](int i) { return __ldcg(keys + i); }))
-                  : rank(MemoryKeys(keys, blocks));
+  const auto load = [&](int i) { return __ldcg(keys + i); };
+  int count = blocks <= 4 * kThreads   ? rank(RegisterKeys<4>(blocks, load))
+              : blocks <= 8 * kThreads ? rank(RegisterKeys<8>(blocks, load))
+                                       : rank(MemoryKeys(keys, blocks));
   __syncthreads();
   if (row.lag != DecodeRow::kExact) {
     count = ExchangeLag(
@@ -364,11 +386,14 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
                  .dim = static_cast<int>(a.q.dim(2)),
                  .scale = a.scale};
   assert(rows * groups * max_blocks <= state_->block_keys.size());
-  const int64_t wanted = (3 * state_->multiprocessors + rows * groups - 1) / (rows * groups);
+  // Four thread blocks a multiprocessor, all at once.
+  const int64_t wanted = std::max<int64_t>(1, 4 * state_->multiprocessors / (rows * groups));
   constexpr int64_t kTurn = kWarps * kGroup;
   const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
-  const size_t scoring = kRingBytes + sizeof(float) * p.dim * (kCodeDirections + p.heads) +
-                         p.heads * (kCodeDirections + sizeof(Turned));
+  const size_t scoring =
+      kRingBytes + sizeof(float) * kCodeDirections * (p.dim + 2 * p.heads) +
+      sizeof(bf16) * static_cast<size_t>(p.heads * p.dim + 8) +
+      p.heads * (kCodeDirections + sizeof(Turned));
   const size_t keeping = sizeof(int32_t) * (max_blocks + 8);
   const size_t shared = std::max(scoring, keeping);
   assert(p.heads <= 4 * kColumns);

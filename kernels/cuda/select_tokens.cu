@@ -3,9 +3,11 @@
 // fixed point, keeps the best tokens; one cluster of thread blocks a (row, KV head).
 //
 // A warp takes a block of 64 positions: both parts of the code, put together, are the rows of an
-// integer matrix product whose columns are the query heads. The first block of a warp stays in
-// registers while the heads' maxima and sums go around the cluster, others are computed again. The
-// scores meet in the first thread block, which keeps the best.
+// integer matrix product whose columns are the query heads; the products go to shared memory. From
+// there on a thread has a token: weights when the heads' largest products have gone around the
+// cluster, scores when the sums of the weights have. The scores meet in the first thread block,
+// which keeps the best. Code that runs once is not unrolled: it would take longer to fetch than to
+// run.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -15,11 +17,10 @@ namespace asynctls {
 namespace {
 
 constexpr int kWarps = 16, kThreads = 32 * kWarps;
-constexpr int kClusterRanks = 4;
 constexpr int kColumns = 8;           // query heads of a product
 constexpr int kMaxHeads = 32;         // of one KV head
+constexpr int kRoundBlocks = 64;      // blocks that a cluster has in shared memory at a time
 constexpr int kSharedKeys = 8192;     // candidates whose keys fit shared memory
-constexpr int kSharedSlots = 2048;    // blocks of a lane whose slots are read ahead
 constexpr int kHeldKeys = 8;          // of a thread: up to 4,096 candidates are ranked in registers
 
 struct Params {
@@ -41,16 +42,20 @@ struct Params {
   int groups, heads;
 };
 
+// Shared memory: this, then the products or weights [heads of a tile][tokens of the round here].
 struct Shared {
   TopK<kThreads>::Scratch top;
-  int largest[kMaxHeads];             // of the products of this thread block
-  unsigned long long sum[kMaxHeads];  // of its weights
+  unsigned long long sum[kMaxHeads];  // of the weights of this thread block
+  unsigned long long warp_sum[kColumns][kWarps];
+  int largest[kMaxHeads];             // of its products
   float scale[kMaxHeads];             // NaN: left out
   int zero[kMaxHeads];                // what the product of all-zero codes would be
+  float inverse[kMaxHeads];           // of the sum over the cluster, 0: left out
+  float top_logit[kMaxHeads];
   alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
   int touched;
+  int32_t list[kSharedKeys / kBlockPositions];  // the blocks, where their keys are here too
   uint32_t keys[kSharedKeys];
-  int32_t slots[kSharedSlots];
 };
 
 // The codes of one block that a lane needs: positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
@@ -97,107 +102,21 @@ struct BlockCodes {
   }
 };
 
-// One head tile of a cluster's work. Every lane has the products of two heads: of 2 t and 2 t + 1
-// for both runs of positions, or, when four heads are all there are (kFew), of 2 (t % 2) and the next
-// for one run: the lower for t < 2.
-template <int kRanks, bool kFew>
-struct Tile {
-  static constexpr int kValues = kFew ? 2 : 4;  // per i: [run][head of two]
-  using Values = uint32_t[4][kValues];
-
-  Shared& sh;
-  int column, heads;  // first head of the tile, how many
-  int blocks, last_positions;
-  int t, quad, own;   // own: the lane's first head within the tile
-
-  __device__ bool Exists(int b, int in_block) const {
-    return b < blocks - 1 || in_block < last_positions;
-  }
-  __device__ int InBlock(int i, int run) const { return 32 * run + 4 * quad + i; }
-  __device__ int Run(int k) const { return kFew ? t / 2 : k / 2; }
-
-  // The products of a block, INT_MIN for positions that do not exist.
-  __device__ void Products(int b, const BlockCodes& codes, Values& v) const {
-    int c[4][4];
-    codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (kFew) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int other = __shfl_sync(kAllLanes, c[i][2 + j], threadIdx.x % 32 & ~2);
-          v[i][j] = static_cast<uint32_t>(t < 2 ? c[i][j] : other);
-        }
-      } else {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) v[i][k] = static_cast<uint32_t>(c[i][k]);
-      }
-#pragma unroll
-      for (int k = 0; k < kValues; ++k) {
-        if (!Exists(b, InBlock(i, Run(k)))) v[i][k] = static_cast<uint32_t>(INT_MIN);
-      }
-    }
-  }
-
-  __device__ void Largest(const Values& v, int (&top)[2]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int k = 0; k < kValues; ++k) top[k % 2] = max(top[k % 2], static_cast<int>(v[i][k]));
-    }
-  }
-
-  // What a head's weights are made with.
-  struct Head {
-    float scale, largest;
-    int zero;
-    bool there;
-  };
-  __device__ static uint32_t Weight(const Head& head, uint32_t product) {
-    if (!head.there || product == static_cast<uint32_t>(INT_MIN)) return 0;
-    const float logit = static_cast<float>(2 * static_cast<int>(product) + head.zero) * head.scale;
-    return gpu::FixedExp2((logit - head.largest) * kLog2E);
-  }
-
-  // Adds the heads' shares to the scores of a block, head by head; at(i, run): where they are.
-  template <typename Load, typename Store>
-  __device__ void Add(
-      int b, const Values& weight, const float (&inverse)[2], Load load, Store store) const {
-    constexpr int kTurns = kFew ? 2 : 4;  // lanes that a score goes through
-    const int turn = t % kTurns;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int r = 0; r < kValues / 2; ++r) {
-        const int in_block = InBlock(i, Run(2 * r));
-        const bool there = Exists(b, in_block);
-        const float w0 = __uint2float_rn(weight[i][2 * r]);
-        const float w1 = __uint2float_rn(weight[i][2 * r + 1]);
-        float score = column > 0 && there && turn == 0 ? load(in_block) : 0.0f;
-#pragma unroll
-        for (int step = 0; step < kTurns; ++step) {
-          if (turn == step) score = fmaf(w1, inverse[1], fmaf(w0, inverse[0], score));
-          const float before = __shfl_up_sync(kAllLanes, score, 1, kTurns);
-          if (turn == step + 1) score = before;
-        }
-        if (turn == kTurns - 1 && there) store(in_block, score);
-      }
-    }
-  }
-};
-
-template <int kRanks, bool kFew>
+template <int kRanks>
 __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p) {
   extern __shared__ __align__(128) uint8_t shared[];
+  constexpr int kOwnBlocks = kRoundBlocks / kRanks;            // of a round, of one thread block
+  constexpr int kRow = kOwnBlocks * kBlockPositions;           // products of a head
   Shared& sh = *reinterpret_cast<Shared*>(shared);
+  auto* values = reinterpret_cast<uint32_t*>(shared + sizeof(Shared));  // [heads][kRow]
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int rank = static_cast<int>(blockIdx.x), g = static_cast<int>(blockIdx.y);
   const int64_t s = blockIdx.z, pair = s * p.groups + g;
   using Top = TopK<kThreads>;
   Top::Clear(sh.top);
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
   GridWait();
   GridTrigger();
-  const DecodeRow row = p.rows[s];
   const int blocks = row.length > 0 ? p.block_count[pair] : 0;
   if (blocks == 0) {  // the whole cluster
     if (rank == 0 && threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
@@ -205,16 +124,10 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
   }
   const int32_t* list = p.blocks + pair * p.list_width;
   const int32_t* slots = p.slots + row.lane * p.table_width;
-  const int all_blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
-  for (int i = static_cast<int>(threadIdx.x); i < min(all_blocks, kSharedSlots); i += kThreads) {
-    sh.slots[i] = slots[i];
-  }
-  const int last_positions =
-      min(kBlockPositions, row.length - list[blocks - 1] * kBlockPositions);
-  const int n = (blocks - 1) * kBlockPositions + last_positions;  // candidates
-  const bool in_shared = n <= kSharedKeys;
-  uint32_t* far_keys = p.keys + pair * p.table_width * kBlockPositions;
-
+  const int tail = (row.length - 1) / kBlockPositions;  // the block that may not be full
+  auto positions_in = [&](int block) {
+    return block == tail ? row.length - tail * kBlockPositions : kBlockPositions;
+  };
   const int64_t head0 = pair * p.heads;
   for (int h = warp; h < p.heads; h += kWarps) {
     const int code = p.code8[(head0 + h) * kCodeDirections + lane];
@@ -224,150 +137,180 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
       sh.zero[h] = zero;
       sh.scale[h] = p.scale[head0 + h];
       sh.largest[h] = INT_MIN;
-      sh.sum[h] = 0;
     }
   }
   if (threadIdx.x == 0) sh.touched = 0;
+  const int n = (blocks - 1) * kBlockPositions + positions_in(list[blocks - 1]);  // candidates
+  const bool in_shared = n <= kSharedKeys;
+  uint32_t* far_keys = p.keys + pair * p.table_width * kBlockPositions;
+  for (int i = static_cast<int>(threadIdx.x); i < (in_shared ? blocks : 0); i += kThreads) {
+    sh.list[i] = list[i];
+  }
   __syncthreads();
 
-  const int first_block = rank * kWarps + warp;
-  constexpr int kStride = kRanks * kWarps;
-  auto codes_of = [&](int b) {
-    const int block = list[b];
-    const int64_t slot = block < kSharedSlots ? sh.slots[block] : slots[block];
-    const int64_t place = (slot * p.groups + g) * kCodeWords * kBlockPositions;
-    return BlockCodes(p.first + place, p.second + place);
-  };
-  auto load = [&](int at) {
-    return __uint_as_float(in_shared ? ClusterLoad<kRanks>(ClusterAddress<kRanks>(sh.keys + at, 0))
-                                     : far_keys[at]);
-  };
-  auto store = [&](int at, float score) {
-    if (in_shared) {
-      ClusterStore<kRanks>(ClusterAddress<kRanks>(sh.keys + at, 0), __float_as_uint(score));
-    } else {
-      far_keys[at] = __float_as_uint(score);
-    }
-  };
-  using T = Tile<kRanks, kFew>;
+  // Block `own` of this thread block's part of a round is block `first + own` of the list.
+  const int rounds = (blocks + kRoundBlocks - 1) / kRoundBlocks;
+  auto first_of = [&](int round) { return round * kRoundBlocks + rank * kOwnBlocks; };
   for (int column = 0; column < p.heads; column += kColumns) {
-    const int t = lane % 4, quad = lane / 4;
-    const T tile{sh, column, min(kColumns, p.heads - column), blocks, last_positions, t, quad,
-                 kFew ? 2 * (t % 2) : 2 * t};
-    // The largest product of each head, here and then in the cluster.
-    typename T::Values held;
-    int top[2] = {INT_MIN, INT_MIN};
-    for (int b = first_block + kStride; b < blocks; b += kStride) {
-      tile.Products(b, codes_of(b), held);
-      tile.Largest(held, top);
-    }
-    if (first_block < blocks) {
-      tile.Products(first_block, codes_of(first_block), held);
-      tile.Largest(held, top);
-    }
+    const int heads = min(kColumns, p.heads - column);
+    // Products of one round to shared memory; their maxima to sh.largest.
+    auto multiply = [&](int round) {
+      const int t = lane % 4, quad = lane / 4, first = first_of(round);
+      int top[2] = {INT_MIN, INT_MIN};
+#pragma unroll 1
+      for (int own = warp; own < min(kOwnBlocks, blocks - first); own += kWarps) {
+        const int block = list[first + own], positions = positions_in(block);
+        const int64_t place =
+            (int64_t{slots[block]} * p.groups + g) * kCodeWords * kBlockPositions;
+        const BlockCodes codes(p.first + place, p.second + place);
+        int c[4][4];
+        codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      for (int i = 4; i < 32; i <<= 1) top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
-      if (kFew) top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], 2));
-      if (lane < 4 && (!kFew || t < 2) && tile.own + j < tile.heads) {
-        atomicMax(&sh.largest[column + tile.own + j], top[j]);
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              if (32 * half + 4 * quad + i >= positions) c[i][2 * half + j] = INT_MIN;
+              top[j] = max(top[j], c[i][2 * half + j]);
+            }
+            if (2 * t + j >= heads) continue;
+            *reinterpret_cast<int4*>(values + (2 * t + j) * kRow + own * kBlockPositions +
+                                     32 * half + 4 * quad) =
+                make_int4(c[0][2 * half + j], c[1][2 * half + j], c[2][2 * half + j],
+                          c[3][2 * half + j]);
+          }
+        }
       }
-    }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll 1
+        for (int i = 4; i < 32; i <<= 1) {
+          top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
+        }
+        if (lane < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
+      }
+    };
+    // The round's products to weights; the warp's sum of them grows.
+    auto weigh = [&](int round) {
+      const int tokens = min(kOwnBlocks, blocks - first_of(round)) * kBlockPositions;
+#pragma unroll 1
+      for (int h = 0; h < heads; ++h) {
+        const float scale = sh.scale[column + h], largest = sh.top_logit[column + h];
+        const int zero = sh.zero[column + h];
+        const bool there = !isnan(scale);
+        uint32_t sum = 0;  // of at most 8 of 2^24 a lane
+#pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
+          const int product = static_cast<int>(values[h * kRow + i]);
+          const float logit = static_cast<float>(2 * product + zero) * scale;
+          const uint32_t weight = there && product != INT_MIN
+                                      ? gpu::FixedExp2((logit - largest) * kLog2E)
+                                      : 0;
+          values[h * kRow + i] = weight;
+          sum += weight;
+        }
+        // 2^27 at most a lane: 32 of them do not fit 32 bits.
+        const unsigned long long total =
+            (static_cast<unsigned long long>(__reduce_add_sync(kAllLanes, sum >> 16)) << 16) +
+            __reduce_add_sync(kAllLanes, sum & 0xffffu);
+        if (lane == 0) sh.warp_sum[h][warp] += total;
+      }
+    };
+    // The heads' shares to the scores, head by head.
+    auto add = [&](int round) {
+      const int first = first_of(round) * kBlockPositions;
+      const int tokens = min(n - first, kRow);
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
+        const uint32_t at = ClusterAddress<kRanks>(sh.keys + (in_shared ? first + i : 0), 0);
+        uint32_t old = 0;  // 0.0f
+        if (column > 0) old = in_shared ? ClusterLoad<kRanks>(at) : far_keys[first + i];
+        float score = __uint_as_float(old);
+#pragma unroll 1
+        for (int h = 0; h < heads; ++h) {
+          score = fmaf(__uint2float_rn(values[h * kRow + i]), sh.inverse[column + h], score);
+        }
+        if (in_shared) {
+          ClusterStore<kRanks>(at, __float_as_uint(score));
+        } else {
+          far_keys[first + i] = __float_as_uint(score);
+        }
+      }
+    };
+
+    // One round stays in shared memory from the products to the scores; more are computed again.
+    if (lane < kColumns) sh.warp_sum[lane][warp] = 0;
+#pragma unroll 1
+    for (int round = rounds - 1; round >= 0; --round) multiply(round);
     ClusterSync<kRanks>();
-    typename T::Head head[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int h = column + tile.own + j;
-      head[j].there = tile.own + j < tile.heads && !isnan(sh.scale[h]);
-      if (!head[j].there) continue;
+    if (static_cast<int>(threadIdx.x) < heads) {
+      const int h = column + static_cast<int>(threadIdx.x);
       int largest = INT_MIN;
-#pragma unroll
       for (int r = 0; r < kRanks; ++r) {
         largest = max(largest,
                       static_cast<int>(
                           ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r))));
       }
-      head[j].scale = sh.scale[h];
-      head[j].zero = sh.zero[h];
-      head[j].largest = static_cast<float>(2 * largest + head[j].zero) * head[j].scale;
+      sh.top_logit[h] = static_cast<float>(2 * largest + sh.zero[h]) * sh.scale[h];
     }
-    // The weights and their sums.
-    unsigned long long sum[2] = {0, 0};
-    auto weigh = [&](typename T::Values& v) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int k = 0; k < T::kValues; ++k) {
-          v[i][k] = T::Weight(head[k % 2], v[i][k]);
-          sum[k % 2] += v[i][k];
-        }
+    __syncthreads();
+#pragma unroll 1
+    for (int round = rounds - 1; round >= 0; --round) {
+      if (rounds > 1) {
+        multiply(round);
+        __syncthreads();
       }
-    };
-    for (int b = first_block + kStride; b < blocks; b += kStride) {
-      typename T::Values v;
-      tile.Products(b, codes_of(b), v);
-      weigh(v);
+      weigh(round);
+      if (rounds > 1) __syncthreads();
     }
-    if (first_block < blocks) weigh(held);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      for (int i = 4; i < 32; i <<= 1) sum[j] += __shfl_xor_sync(kAllLanes, sum[j], i);
-      if (kFew) sum[j] += __shfl_xor_sync(kAllLanes, sum[j], 2);
-      if (lane < 4 && (!kFew || t < 2) && tile.own + j < tile.heads) {
-        atomicAdd(&sh.sum[column + tile.own + j], sum[j]);
-      }
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < heads) {
+      unsigned long long sum = 0;
+      for (int i = 0; i < kWarps; ++i) sum += sh.warp_sum[threadIdx.x][i];
+      sh.sum[column + threadIdx.x] = sum;
     }
     ClusterSync<kRanks>();
-    float inverse[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
+    if (static_cast<int>(threadIdx.x) < heads) {
+      const int h = column + static_cast<int>(threadIdx.x);
       unsigned long long z = 0;
-      for (int r = 0; r < kRanks && head[j].there; ++r) {
-        const uint32_t address = ClusterAddress<kRanks>(&sh.sum[column + tile.own + j], r);
+      for (int r = 0; r < kRanks; ++r) {
+        const uint32_t address = ClusterAddress<kRanks>(&sh.sum[h], r);
         z += ClusterLoad<kRanks>(address) |
              static_cast<unsigned long long>(ClusterLoad<kRanks>(address + 4)) << 32;
       }
-      inverse[j] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
+      sh.inverse[h] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
     }
-    auto add = [&](int b, const typename T::Values& v) {
-      const int base = b * kBlockPositions;
-      tile.Add(
-          b,
-          v,
-          inverse,
-          [&](int i) { return load(base + i); },
-          [&](int i, float score) { store(base + i, score); });
-    };
-    if (first_block < blocks) add(first_block, held);
-    for (int b = first_block + kStride; b < blocks; b += kStride) {
-      typename T::Values v;
-      tile.Products(b, codes_of(b), v);
-      weigh(v);
-      add(b, v);
+    __syncthreads();
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+      if (round > 0) {
+        multiply(round);
+        __syncthreads();
+        weigh(round);
+        __syncthreads();
+      }
+      add(round);
+      if (rounds > 1) __syncthreads();
     }
     if (!in_shared) __threadfence();
     ClusterSync<kRanks>();
   }
   if (rank != 0) return;
 
-  // The first thread block keeps the best. A thread's keys lie in one block of positions or in
-  // whole ones, so that blocks are counted where they are.
+  // The first thread block keeps the best.
+  const int keep = min(max(row.max_tokens, 0), n);
+  int32_t* out = p.tokens + pair * p.max_tokens;
   unsigned long long mass = 0, forced_mass = 0;
-  auto position_of = [&](int i) {
-    return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
-  };
-  auto key_of = [&](int i) {
-    const float score = __uint_as_float(in_shared ? sh.keys[i] : __ldcg(far_keys + i));
-    const bool forced = gpu::TokenIsForced(position_of(i), row.length);
+  auto key_of = [&](float score, int position) {
+    const bool forced = gpu::TokenIsForced(position, row.length);
     if (row.top_p < 1.0f) {
       mass += gpu::FixedScore(score);
       if (forced) forced_mass += gpu::FixedScore(score);
     }
     return forced ? kForcedKey : gpu::OrderedKey(score);
   };
-  const int keep = min(max(row.max_tokens, 0), n);
-  int32_t* out = p.tokens + pair * p.max_tokens;
-  auto rank_tokens = [&](const auto& keys) {
+  auto cut_of = [&](const auto& keys) {
     typename Top::Cut cut{0, n};
     if (keep == 0) cut = {kForcedKey, 0};
     if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
@@ -377,24 +320,49 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
       Top::Scan(sh.top, 2, forced_mass, &forced_total);
       cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
     }
-    return Top::Emit(sh.top, keys, cut, [&](int i, int at) { out[at] = position_of(i); });
+    return cut;
   };
   int count;
   if (n <= kHeldKeys * kThreads) {
-    count = rank_tokens(RegisterKeys<kHeldKeys>(n, key_of));
+    // A thread's keys lie in one block of positions, and those of eight threads make it up.
+    const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
+    const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
+                         first % kBlockPositions - first;
+    const RegisterKeys<kHeldKeys> keys(
+        n, [&](int i) { return key_of(__uint_as_float(sh.keys[i]), position + i); });
+    bool any = false;
+    count = Top::Emit(sh.top, keys, cut_of(keys), [&](int i, int at) {
+      out[at] = position + i;
+      any = true;
+    });
+    uint32_t lanes = __ballot_sync(kAllLanes, any);
+    lanes |= lanes >> 4;
+    lanes |= lanes >> 2;
+    lanes |= lanes >> 1;
+    const int touched = __popc(lanes & 0x01010101u);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
   } else {
     uint32_t* keys = in_shared ? sh.keys : far_keys;
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) keys[i] = key_of(i);
+    auto position_of = [&](int i) {
+      return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
+    };
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+      keys[i] = key_of(__uint_as_float(in_shared ? keys[i] : __ldcg(keys + i)), position_of(i));
+    }
     __syncthreads();
-    count = rank_tokens(MemoryKeys(keys, n));
+    const MemoryKeys all(keys, n);
+    count = Top::Emit(
+        sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
+    __syncthreads();
+    int touched = 0;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+      touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
+    }
+    touched = __reduce_add_sync(kAllLanes, touched);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
   }
-  __syncthreads();
-  int touched = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
-    touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
-  }
-  touched = __reduce_add_sync(kAllLanes, touched);
-  if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
   __syncthreads();
   if (threadIdx.x == 0) {
     p.token_count[pair] = count;
@@ -425,11 +393,14 @@ void CudaOps::SelectTokens(const SelectTokensArgs& a) {
                  .groups = groups,
                  .heads = static_cast<int>(a.turned.code8.dim(1)) / groups};
   assert(p.heads <= kMaxHeads);
-  const bool few = p.heads <= 4, clusters = state_->major >= 9;
-  const auto kernel = clusters ? (few ? SelectTokensKernel<kClusterRanks, true>
-                                      : SelectTokensKernel<kClusterRanks, false>)
-                               : (few ? SelectTokensKernel<1, true> : SelectTokensKernel<1, false>);
-  const unsigned ranks = clusters ? kClusterRanks : 1;
+  // Large clusters while the machine has room for them: integers, so that it cannot matter.
+  const int64_t pairs = a.rows.dim(0) * groups, room = 2 * state_->multiprocessors;
+  const unsigned ranks = state_->major < 9 || 2 * pairs > room ? 1 : 4 * pairs > room / 2 ? 2 : 4;
+  const auto kernel = ranks == 4   ? SelectTokensKernel<4>
+                      : ranks == 2 ? SelectTokensKernel<2>
+                                   : SelectTokensKernel<1>;
+  const size_t values = sizeof(uint32_t) * static_cast<size_t>(std::min(p.heads, kColumns)) *
+                        kRoundBlocks / ranks * kBlockPositions;
   state_->AllowShared(reinterpret_cast<const void*>(kernel));
   LaunchClusters(
       *state_,
@@ -437,7 +408,7 @@ void CudaOps::SelectTokens(const SelectTokensArgs& a) {
       kernel,
       dim3(ranks, static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),
       kThreads,
-      sizeof(Shared),
+      sizeof(Shared) + values,
       p);
 }
 

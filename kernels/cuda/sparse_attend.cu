@@ -23,7 +23,11 @@ void CudaOps::SparseAttend(const SparseAttendArgs& a) {
   p.split_tokens = 64;
   const int64_t rows = a.rows.dim(0), dim = a.q.dim(2);
   p.scale = a.scale * kLog2E;
-  if (state_->major >= 9) {
+  // Few rows: the second tile of a warp is under way while the first is worked on. Many: the next
+  // thread block is.
+  if (state_->major >= 9 && rows * groups * kAttendRanks > 2 * state_->multiprocessors) {
+    LaunchAttend<1, true, kAttendRanks>(*state_, p, rows, static_cast<int>(dim));
+  } else if (state_->major >= 9) {
     LaunchAttend<2, true, kAttendRanks>(*state_, p, rows, static_cast<int>(dim));
   } else {
     LaunchAttend<2, true, 1>(*state_, p, rows, static_cast<int>(dim));

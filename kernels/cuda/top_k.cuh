@@ -46,6 +46,7 @@ struct MemoryKeys {
   }
   template <typename Body>
   __device__ void Each(Body body) const {
+#pragma unroll 1
     for (int i = first; i < end; ++i) body(i, key[i]);
   }
 };
@@ -130,6 +131,7 @@ struct TopK {
     // Bits above `shift` are settled: all keys in question share `prefix` there.
     int shift = 32 - __clz(static_cast<int>(low ^ high));
     uint32_t prefix = shift == 32 ? 0 : high >> shift << shift;
+#pragma unroll 1
     for (int pass = 0; shift > 0; ++pass) {
       const int bits = min(shift, 8), next = shift - bits;
       uint32_t* count = s.count[pass];
@@ -190,6 +192,7 @@ struct TopK {
     if (forced_total >= needed) return {kForcedKey, n};
     unsigned long long left = needed - forced_total;
     uint32_t prefix = 0;
+#pragma unroll 1
     for (int shift = 32; shift > 0; shift -= 8) {
       for (int i = static_cast<int>(threadIdx.x); i < 256; i += kThreads) s.mass[i] = 0;
       __syncthreads();

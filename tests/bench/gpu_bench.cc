@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// gpu_bench [FILTER] [--baseline FILE] [--json FILE]: the operators on one GPU. Every figure is the
+// gpu_bench [FILTER] [--shape NAME] [--baseline FILE] [--json FILE]: the operators on one GPU. Every figure is the
 // median over replays of a captured graph that walks through enough problems of random data to keep
 // the caches cold, beside the machine's limit (its read bandwidth, measured first; 800 TFLOP/s for products) and
 // the baseline of the same run (lines of torch_baseline.py in FILE). run_gpu.sh runs all of it.
@@ -407,9 +407,11 @@ void Products(Bench& bench, int64_t features, int64_t width, int64_t rows, bool 
 }
 
 int Run(int argc, char** argv) {
-  std::string filter, baseline, json;
+  std::string filter, only, baseline, json;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--baseline") == 0 && i + 1 < argc) {
+    if (std::strcmp(argv[i], "--shape") == 0 && i + 1 < argc) {
+      only = argv[++i];
+    } else if (std::strcmp(argv[i], "--baseline") == 0 && i + 1 < argc) {
       baseline = argv[++i];
     } else if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
       json = argv[++i];
@@ -430,7 +432,7 @@ int Run(int argc, char** argv) {
                         Shape{8, 128 << 10, 32, 8},
                         Shape{16, 48 << 10, 32, 8},
                         Shape{8, 64 << 10, 40, 8}}) {
-    DecodeOperators(bench, s);
+    if (only.empty() || only == s.Name()) DecodeOperators(bench, s);
   }
   for (const int64_t length : {32 << 10, 64 << 10, 128 << 10}) Prefill(bench, length, 32, 8);
   for (const int64_t rows : {1, 8, 32}) {

@@ -97,6 +97,17 @@ TEST(SelectTokensTest, BudgetsFromNothingToMoreThanThereIs) {
   ExpectSame(p);
 }
 
+TEST(SelectTokensTest, ManyBlocks) {
+  SparseProblem p({.length = 64 * 300 + 17}, 12);
+  p.EncodeAll();
+  std::vector<DecodeRow> rows;
+  for (int blocks : {63, 64, 65, 127, 128, 129, 200, 301}) {
+    rows.push_back(MakeRow(0, 64 * 300 + 17, blocks, 1000));
+  }
+  p.SetRows(rows);
+  ExpectSame(p);
+}
+
 TEST(SelectTokensTest, FullBudgetIsEveryPosition) {
   SparseProblem p({.length = 1000}, 6);
   p.EncodeAll();
