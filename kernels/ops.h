@@ -352,7 +352,7 @@ struct SampleRow {
   float presence = 0;                      // 0 = off
   int32_t edit_begin = 0, edit_count = 0;  // of the lane's edits
 
-  bool penalised() const { return repetition != 1 || frequency != 0 || presence != 0; }
+  constexpr bool penalised() const { return repetition != 1 || frequency != 0 || presence != 0; }
 };
 
 // One token per row. The logits it is chosen from, in this order (fp32, each step rounded):

@@ -17,6 +17,8 @@ int SplitsOf(int multiprocessors, int64_t kv_heads) {
   return static_cast<int>(std::clamp<int64_t>(2 * multiprocessors / kv_heads, 1, 64));
 }
 
+constexpr int64_t kSampledRows = 32;  // whose adjusted logits are in global memory at once
+
 // Most multiprocessors of any device, so that sizes can be known before one is chosen.
 constexpr int kMostMultiprocessors = 160;
 
@@ -30,8 +32,9 @@ void Carve(const CudaLimits& l, int multiprocessors, CudaOps::State& s, Carver& 
   s.split.weight = carver.Take<float, 1>({parts});
   s.split.arrived = carver.Take<uint32_t, 1>({l.decode_rows * l.query_heads});
   s.scored = carver.Take<uint32_t, 1>({l.decode_rows * l.kv_heads});
-  s.token_keys =
-      carver.Take<uint32_t, 1>({l.decode_rows * l.kv_heads * l.max_blocks * kBlockPositions});
+  s.token_keys = carver.Take<uint32_t, 1>(
+      {l.decode_rows * l.kv_heads * l.max_blocks * kBlockPositions});
+  s.sampled = carver.Take<float, 1>({kSampledRows * l.vocab});
   s.block_keys = carver.Take<uint32_t, 1>({l.decode_rows * l.kv_heads * l.max_blocks});
 }
 

@@ -60,6 +60,7 @@ struct CudaOps::State {
   View<uint32_t, 1> block_keys;  // [S, G, M], scores of SelectBlocks as ordered integers
   View<uint32_t, 1> scored;      // [S, G], blocks of SelectBlocks that are done; zero between ops
   View<uint32_t, 1> token_keys;  // [S, G, M P], where they do not fit shared memory
+  View<float, 1> sampled;        // adjusted logits of some rows, where they do not fit it
 };
 
 // Launches `kernel` on the stream in clusters of so many blocks (of grid.x); on sm_90 and later it

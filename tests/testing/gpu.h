@@ -46,6 +46,7 @@ class GpuOps {
   void Sample(const SampleArgs& a) { Run(&CudaOps::Sample, a); }
   void LogProbs(const LogProbsArgs& a) { Run(&CudaOps::LogProbs, a); }
   void Moments(const MomentsArgs& a) { Run(&CudaOps::Moments, a); }
+  void FillRandom(const FillRandomArgs& a) { Run(&CudaOps::FillRandom, a); }
 
  private:
   template <typename Args>
