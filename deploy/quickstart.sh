@@ -18,12 +18,15 @@ esac
 
 deploy/install_packages.sh
 echo "building (about two minutes on two cores)"
-cmake --preset cpu -DASYNCTLS_TESTS=OFF -B build-quickstart >build-quickstart.log 2>&1 ||
-  { tail -20 build-quickstart.log; exit 1; }
-cmake --build build-quickstart --target asynctls-server asynctls
+mkdir -p build-cpu
+options=()
+[[ -f build-cpu/CMakeCache.txt ]] || options+=(-DASYNCTLS_TESTS=OFF)  # a new folder needs no tests
+cmake --preset cpu "${options[@]}" >build-cpu/quickstart.log 2>&1 ||
+  { tail -20 build-cpu/quickstart.log; exit 1; }
+cmake --build --preset cpu --target asynctls-server asynctls
 
 log=$(mktemp)
-build-quickstart/server/asynctls-server --model deploy/models/demo-qwen3 \
+build-cpu/server/asynctls-server --model deploy/models/demo-qwen3 \
   --dense-layers 0 --listen "$listen" --metrics-listen "$metrics" >"$log" 2>&1 &
 server=$!
 stop() {
@@ -44,7 +47,7 @@ echo
 echo "serving demo-qwen3 on $target; a document of 16k tokens, then this question about it:"
 sed -n 's/.*\\n\\n\(.*?\)",*$/  \1/p' deploy/examples/document-16k.json
 echo
-build-quickstart/client/asynctls generate --target "$target" \
+build-cpu/client/asynctls generate --target "$target" \
   --messages deploy/examples/document-16k.json --tail 64 --mode exact --budget 512 --temperature 0
 if $serve; then
   echo
