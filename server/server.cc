@@ -8,6 +8,12 @@
 #include "engine/metrics/vllm_aliases.h"
 
 namespace asynctls {
+namespace {
+
+// What calls get to hand over their last messages after the engine has ended them.
+constexpr absl::Duration kFlush = absl::Seconds(5);
+
+}  // namespace
 
 Server::Server(const v1::ServerConfig& config,
                Metrics& metrics,
@@ -61,6 +67,7 @@ void Server::Drain(absl::Duration limit) {
   UpdateHealth();
   spdlog::info("draining for at most {} s", absl::ToInt64Seconds(limit));
   if (const auto serving = frontend_.serving(); serving.ok()) (*serving)->engine.Drain(limit);
+  frontend_.WaitForCalls(kFlush);
   grpc_->Shutdown();
   spdlog::info("drained");
 }

@@ -13,8 +13,8 @@
 namespace asynctls {
 namespace {
 
-// What calls get to hand over their last messages after the engine has ended them.
-constexpr std::chrono::seconds kFlush(5);
+// What calls without a generation get to end by themselves; Watch never does.
+constexpr std::chrono::milliseconds kLinger(200);
 // Calls of one connection that are not generations: health, tokenize, abort.
 constexpr int kOtherCalls = 64;
 // Of one call's headers together; gRPC ends larger ones with RESOURCE_EXHAUSTED.
@@ -87,7 +87,7 @@ void GrpcServer::SetHealth(const Health& health) {
 
 void GrpcServer::Shutdown() {
   door_->Close();
-  server_->Shutdown(std::chrono::system_clock::now() + kFlush);
+  server_->Shutdown(std::chrono::system_clock::now() + kLinger);
 }
 
 }  // namespace asynctls

@@ -32,8 +32,8 @@ class GrpcServer {
   // Tells watchers what has changed. Any thread.
   void SetHealth(const Health& health);
 
-  // No new calls; returns when all have ended, at the latest a few seconds after the engine ended
-  // them.
+  // No new calls; those that are left (a health Watch, an idle ModelStreamInfer) are ended after a
+  // moment: to be called when no generation is under way. Returns when all have ended.
   void Shutdown();
 
  private:
