@@ -179,6 +179,9 @@ absl::StatusOr<int> Run(const v1::ServerConfig& config) {
   if ((*server)->metrics_port() > 0) {
     PrintPort("metrics on", config.metrics_listen(), (*server)->metrics_port());
   }
+  if ((*server)->http_port() > 0) {
+    PrintPort("http on", config.http_listen(), (*server)->http_port());
+  }
   PrintPort("asynctls-server listening on", config.listen(), (*server)->grpc_port());
   std::fflush(stdout);
   return Serve(**server, absl::Seconds(config.drain_seconds()), signals);

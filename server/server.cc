@@ -7,6 +7,20 @@
 #include "engine/base/logging.h"
 
 namespace asynctls {
+namespace {
+
+// What calls get to hand over their last bytes after the engine has ended them.
+constexpr absl::Duration kHttpFlush = absl::Seconds(5);
+
+HttpLimits HttpLimitsFrom(const v1::ServerConfig& config) {
+  HttpLimits limits;
+  limits.connections = static_cast<int>(config.max_connections());
+  limits.body_bytes = uint64_t{config.max_message_mib()} << 20;
+  limits.all_body_bytes = 16 * limits.body_bytes;
+  return limits;
+}
+
+}  // namespace
 
 Server::Server(const v1::ServerConfig& config, Metrics& metrics)
     : frontend_(metrics), health_(frontend_, absl::Seconds(config.stall_seconds())) {}
@@ -24,6 +38,18 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   auto grpc = GrpcServer::Start(config, {&server->native_service_});
   if (!grpc.ok()) return grpc.status();
   server->grpc_ = *std::move(grpc);
+  if (config.http_listen() != "none") {
+    server->http_service_ =
+        std::make_unique<HttpService>(server->frontend_, server->health_, registry);
+    auto http = HttpServer::Start(config.http_listen(),
+                                  HttpLimitsFrom(config),
+                                  [service = server->http_service_.get()](
+                                      HttpRequest request, std::shared_ptr<HttpCall> call) {
+                                    service->Handle(std::move(request), std::move(call));
+                                  });
+    if (!http.ok()) return http.status();
+    server->http_ = *std::move(http);
+  }
   server->UpdateHealth();
   return server;
 }
@@ -46,6 +72,7 @@ void Server::Drain(absl::Duration limit) {
   UpdateHealth();
   spdlog::info("draining for at most {} s", absl::ToInt64Seconds(limit));
   if (const auto serving = frontend_.serving(); serving.ok()) (*serving)->engine.Drain(limit);
+  if (http_ != nullptr) http_->Shutdown(kHttpFlush);
   grpc_->Shutdown();
   spdlog::info("drained");
 }

@@ -16,6 +16,8 @@
 #include "server/frontend/health.h"
 #include "server/grpc/grpc_server.h"
 #include "server/grpc/native_service.h"
+#include "server/http/http_server.h"
+#include "server/http/http_service.h"
 #include "server/metrics_listener.h"
 
 namespace asynctls {
@@ -33,6 +35,7 @@ class Server {
 
   int grpc_port() const { return grpc_->port(); }
   int metrics_port() const { return metrics_listener_ ? metrics_listener_->port() : 0; }
+  int http_port() const { return http_ ? http_->port() : 0; }
   Frontend& frontend() { return frontend_; }
 
   // To be called every second or so. False: the engine is dead.
@@ -49,7 +52,9 @@ class Server {
   HealthMonitor health_;
   NativeService native_service_{frontend_};
   std::unique_ptr<MetricsListener> metrics_listener_;
-  std::unique_ptr<GrpcServer> grpc_;  // ends before what it serves
+  std::unique_ptr<HttpService> http_service_;
+  std::unique_ptr<GrpcServer> grpc_;  // these two end before what they serve
+  std::unique_ptr<HttpServer> http_;
 };
 
 }  // namespace asynctls
