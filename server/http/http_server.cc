@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/http/http_server.h"
 
-#include <array>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -36,11 +35,9 @@ constexpr char kTooMany[] =
 class HttpServer::Impl {
  public:
   Impl(const HttpLimits& limits, const HttpHandler& handler)
-      : limits_(limits), totals_(std::make_shared<HttpTotals>()) {
-    for (int i = 0; i < kThreads; ++i) {
-      threads_.push_back(std::make_unique<Thread>(limits, handler, totals_));
-    }
-  }
+      : limits_(limits),
+        totals_(std::make_shared<HttpTotals>()),
+        threads_(MakeThreads(limits, handler, totals_)) {}
 
   absl::Status Listen(const std::string& listen) {
     const auto address = ParseHostPort("http_listen", listen);
@@ -125,6 +122,18 @@ class HttpServer::Impl {
     std::thread thread;
   };
 
+  using Threads = std::vector<std::unique_ptr<Thread>>;
+
+  static Threads MakeThreads(const HttpLimits& limits,
+                             const HttpHandler& handler,
+                             const std::shared_ptr<HttpTotals>& totals) {
+    Threads out;
+    for (int i = 0; i < kThreads; ++i) {
+      out.push_back(std::make_unique<Thread>(limits, handler, totals));
+    }
+    return out;
+  }
+
   // Calls `visit` for what each thread has, on it.
   template <class Visit>
   void ForSessions(Visit visit) {
@@ -148,6 +157,7 @@ class HttpServer::Impl {
         socket.non_blocking(true, error);
         socket.write_some(net::buffer(kTooMany, sizeof(kTooMany) - 1), error);
       } else {
+        totals_->Add(&HttpTotals::connections, 1);
         net::post(next.loop.context, [&loop = next.loop, socket = std::move(socket)]() mutable {
           const auto session = std::make_shared<HttpSession>(std::move(socket), loop);
           if (!loop.closing) session->Start();
@@ -180,7 +190,7 @@ class HttpServer::Impl {
 
   const HttpLimits limits_;
   const std::shared_ptr<HttpTotals> totals_;
-  std::vector<std::unique_ptr<Thread>> threads_;
+  const Threads threads_;
   // Of the first thread.
   tcp::acceptor acceptor_{threads_[0]->loop.context};
   net::steady_timer accept_again_{threads_[0]->loop.context};

@@ -126,7 +126,6 @@ class HttpSession::Call final : public HttpCall {
 HttpSession::HttpSession(net::ip::tcp::socket socket, HttpLoop& loop)
     : socket_(std::move(socket)), loop_(loop) {
   loop_.sessions.insert(this);
-  loop_.totals->Add(&HttpTotals::connections, 1);
 }
 
 HttpSession::~HttpSession() {

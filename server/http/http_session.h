@@ -63,7 +63,7 @@ struct HttpLoop {
 // Everything on the loop's thread.
 class HttpSession final : public std::enable_shared_from_this<HttpSession> {
  public:
-  // Counts itself among the loop's sessions and the connections.
+  // Counts itself among the loop's sessions, and out of the connections at its end.
   HttpSession(boost::asio::ip::tcp::socket socket, HttpLoop& loop);
   ~HttpSession();
 

@@ -104,7 +104,7 @@ TEST_F(HttpSessionTest, AnswersByteForByte) {
   client.Send("GET /a%20b?q=1 HTTP/1.1\r\nHost: x\r\nX-Test: y\r\n\r\n");
   EXPECT_EQ(client.ReadTo("\r\n\r\n"),
             "HTTP/1.1 200 OK\r\nServer: asynctls\r\nContent-Type: text/plain\r\n"
-            "X-Content-Type-Options: nosniff\r\nContent-Length: 12\r\n\r\n");
+            "X-Content-Type-Options: nosniff\r\nContent-Length: 11\r\n\r\n");
   EXPECT_EQ(client.ReadTo("y "), "GET /a b y ");
 }
 
