@@ -34,7 +34,8 @@ class Engine {
   absl::Status Submit(std::vector<Request> requests);
   absl::Status Submit(Request request);  // of one
 
-  // Any thread, idempotent, unknown ids ignored. `why` becomes the finish status.
+  // Any thread, idempotent, unknown ids ignored. `why` becomes the finish status, with kAborted; OK
+  // means that the caller has seen what ends the reply (a stop string): the finish is kStop.
   void Cancel(const std::string& id, absl::Status why);
 
   // Refuses new requests from now on; returns once the last one finished or `limit` passed (what

@@ -262,6 +262,13 @@ struct SparseAttendArgs {
   View<bf16, 2> out;  // [S, Q D]
 };
 
+// heat[s][b] = in how many KV heads a token of block b is selected, or that much more where `add`.
+struct CountBlocksArgs {
+  Selection selection;
+  View<int32_t, 2> heat;  // [S, M]
+  bool add;
+};
+
 // ---------------------------------------------------------- the paper's selector, to compare with
 // --
 
@@ -300,30 +307,84 @@ struct BoundSelectTokensArgs {
 
 // --------------------------------------------------------------------------------- the two ends --
 
+// What sampling remembers of the lanes whose rows have a penalty; nobody touches the others'.
+struct TokenHistory {
+  View<uint16_t, 2> generated;  // [L, V] how often the id was sampled, at most 65535
+  View<uint32_t, 2> prompt;     // [L, ceil(V / 32)] bit (id % 32) of word id / 32: in the prompt
+};
+// Begins a lane's history: nothing generated, these ids in the prompt. Ids >= V are passed over.
+struct StartHistoryArgs {
+  int32_t lane;
+  View<const uint32_t, 1> prompt_ids;
+  TokenHistory history;
+};
+
+// Added to the logit of an id >= 0; NaN bans the id.
+struct LogitEdit {
+  int32_t id;
+  float add;
+};
+
 struct SampleRow {
   float temperature;  // 0 = greedy
   int32_t top_k;      // 0 = off
   float top_p;        // 1 = off
   float min_p;        // 0 = off
   uint64_t seed;
-  uint32_t index;     // which of the request's sequences
-  uint32_t position;  // position of the token being chosen
-  int32_t lane;       // last_token[lane] receives the token
+  uint32_t index;                          // which of the request's sequences
+  uint32_t position;                       // position of the token being chosen
+  int32_t lane;                            // last_token[lane] receives the token
+  float repetition = 1;                    // 1 = off
+  float frequency = 0;                     // 0 = off
+  float presence = 0;                      // 0 = off
+  int32_t edit_begin = 0, edit_count = 0;  // of the lane's edits
+
+  bool penalised() const { return repetition != 1 || frequency != 0 || presence != 0; }
 };
 
-// One token per row. Greedy (temperature 0): the largest logit, ties to the lower id. Else
-// softmax(logit / temperature) cut by top_k (ties to the lower id), then top_p (of what top_k left,
+// One token per row. The logits it is chosen from, in this order (fp32, each step rounded):
+//   1. repetition (HuggingFace, vLLM): of ids in the prompt or generated, l > 0 ? l / r : l * r;
+//   2. frequency and presence (OpenAI), of generated ids only: l - frequency * count, then
+//      l - presence;
+//   3. the row's edits are added, in their order.
+// These are exact. Greedy (temperature 0): the largest of them, ties to the lower id. Else
+// softmax(l / temperature) cut by top_k (ties to the lower id), then top_p (of what top_k left,
 // the smallest prefix by probability reaching top_p of it), then min_p (relative to the largest),
 // then inverse CDF over the kept ids in increasing id order at u = SampleUniform(seed, index,
-// position) of kernels/ref/philox.h. log_prob is of the chosen token under softmax(logit) without
-// temperature. Ids >= vocab are never chosen, and NaN logits have no probability.
+// position) of kernels/ref/philox.h. log_prob is of the chosen token under softmax(logits), before
+// penalties, edits and temperature (vLLM's raw_logprobs). Ids >= vocab are never chosen and have no
+// part in any sum; NaN logits have no probability. Where nothing has probability: the largest
+// logit's id, or 0 where all are NaN. A penalised row's token is counted in its lane's history.
+// `history` may be empty where no row is penalised, `edits` where none has edits.
 struct SampleArgs {
-  View<const float, 2> logits;  // [S, V]
+  View<const float, 2> logits;  // [S, V rows]
   int32_t vocab;
-  View<const SampleRow, 1> rows;  // [S]
-  View<int32_t, 1> token;         // [S]
-  View<float, 1> log_prob;        // [S]
-  View<int32_t, 1> last_token;    // [L]
+  View<const SampleRow, 1> rows;        // [S]
+  View<int32_t, 1> token;               // [S]
+  View<float, 1> log_prob;              // [S]
+  View<int32_t, 1> last_token;          // [L]
+  View<const LogitEdit, 2> edits = {};  // [L, E]; ids >= vocab are passed over
+  TokenHistory history = {};
+};
+
+// Most ids that LogProbs lists.
+inline constexpr int kMaxTopIds = 20;
+
+struct LogProbRow {
+  int32_t row;    // of logits
+  int32_t token;  // < V rows; its log-probability is wanted, -1 = none is
+  int32_t top;    // how many of the likeliest ids are, at most kMaxTopIds
+};
+// Log-probabilities under softmax over the ids below vocab, as Sample's log_prob. Likeliest ids:
+// largest logit first, ties to the lower id, exact; NaN logits are not listed, and places left over
+// get id -1.
+struct LogProbsArgs {
+  View<const float, 2> logits;  // [S, V rows]
+  int32_t vocab;
+  View<const LogProbRow, 1> rows;  // [n]
+  View<float, 1> log_prob;         // [n]
+  View<int32_t, 2> top_ids;        // [n, kMaxTopIds], the first `top` are written
+  View<float, 2> top_log_probs;    // [n, kMaxTopIds]
 };
 
 // Calibration: second[d][e] += sum of x_d x_e, first[d] += sum of x_d, over `count` rows of D
@@ -355,7 +416,10 @@ concept Ops = requires(B& ops,
                        const BoundAppendArgs& bound_append,
                        const BoundSelectBlocksArgs& bound_blocks,
                        const BoundSelectTokensArgs& bound_tokens,
+                       const CountBlocksArgs& count,
+                       const StartHistoryArgs& history,
                        const SampleArgs& sample,
+                       const LogProbsArgs& log_probs,
                        const MomentsArgs& moments) {
   ops.Prepare(matrix);
   ops.Embed(embed);
@@ -374,7 +438,10 @@ concept Ops = requires(B& ops,
   ops.BoundAppend(bound_append);
   ops.BoundSelectBlocks(bound_blocks);
   ops.BoundSelectTokens(bound_tokens);
+  ops.CountBlocks(count);
+  ops.StartHistory(history);
   ops.Sample(sample);
+  ops.LogProbs(log_probs);
   ops.Moments(moments);
 };
 

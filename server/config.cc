@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "engine/base/host_port.h"
 #include "engine/base/json.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/io/tokenizer.h"
@@ -399,23 +400,6 @@ std::string ConfigHelp() {
     absl::StrAppendFormat(&out, " [%s]\n", value.empty() ? "empty" : value);
   }
   return out;
-}
-
-absl::StatusOr<std::pair<std::string, int>> ParseHostPort(const std::string& field,
-                                                          const std::string& value) {
-  const size_t colon = value.rfind(':');
-  int port = -1;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(value.substr(colon + 1), &port) || port < 0 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " '", value, "' is not HOST:PORT with a port from 0 to 65535"));
-  }
-  const std::string host = value.substr(0, colon);
-  if (absl::StrContains(host, ':') && host.front() != '[') {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " '", value, "': write an IPv6 address as [ADDRESS]:PORT"));
-  }
-  return std::make_pair(host, port);
 }
 
 }  // namespace asynctls

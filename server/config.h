@@ -5,7 +5,6 @@
 #pragma once
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -27,9 +26,5 @@ absl::Status ValidateConfig(const v1::ServerConfig& config);
 
 // Every flag with its range and default, one a line.
 std::string ConfigHelp();
-
-// "HOST:PORT", "[V6]:PORT", port 0..65535. Errors: INVALID_ARGUMENT naming `field`.
-absl::StatusOr<std::pair<std::string, int>> ParseHostPort(const std::string& field,
-                                                          const std::string& value);
 
 }  // namespace asynctls

@@ -78,8 +78,8 @@ absl::StatusOr<Workers> StartWorkers(const v1::ServerConfig& config, const Token
   Workers out;
   out.group = std::make_unique<WorkerGroup>(std::move(ranks));
   const uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
-  absl::StatusOr<v1::InitReply> init =
-      out.group->Init(InitRequestFrom(config, cores, rendezvous, *calibration));
+  absl::StatusOr<v1::InitReply> init = out.group->Init(
+      InitRequestFrom(config, cores, rendezvous, *calibration, tokenizer.vocab_size()));
   if (!init.ok()) return init.status();
   out.init = *std::move(init);
   return out;

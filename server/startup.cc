@@ -10,7 +10,8 @@ namespace asynctls {
 v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
                                 uint32_t cores,
                                 const std::string& rendezvous,
-                                const std::vector<uint32_t>& calibration_tokens) {
+                                const std::vector<uint32_t>& calibration_tokens,
+                                uint32_t tokenizer_vocab) {
   const uint32_t share = std::max(1u, cores / std::max(1u, config.tensor_parallel()));
   v1::InitRequest init;
   init.set_model_dir(config.model());
@@ -27,6 +28,7 @@ v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
   init.set_dense_below(config.dense_below());
   init.set_bound_selector(config.bound_selector());
   init.set_calibration_file(config.calibration_file());
+  init.set_sampled_vocab(tokenizer_vocab);
   init.mutable_calibration_tokens()->Assign(calibration_tokens.begin(), calibration_tokens.end());
   return init;
 }

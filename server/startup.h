@@ -14,11 +14,12 @@
 namespace asynctls {
 
 // Common to all ranks; the group fills in rank and ranks. `cores` are shared by the ranks where
-// threads is 0. `calibration_tokens` may be empty.
+// threads is 0. `calibration_tokens` may be empty. `tokenizer_vocab`: ids below it may be sampled.
 v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
                                 uint32_t cores,
                                 const std::string& rendezvous,
-                                const std::vector<uint32_t>& calibration_tokens);
+                                const std::vector<uint32_t>& calibration_tokens,
+                                uint32_t tokenizer_vocab);
 
 SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::InitReply& init);
 

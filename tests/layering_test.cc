@@ -92,8 +92,8 @@ const std::vector<Part>& Parts() {
 // Third-party headers that may appear only below these prefixes.
 const std::map<std::string, std::vector<std::string>>& Reserved() {
   static const std::map<std::string, std::vector<std::string>> reserved = {
-      {"grpcpp/", {"server/", "client/"}},
-      {"grpc/", {"server/", "client/"}},
+      {"grpcpp/", {"server/grpc/", "client/"}},
+      {"grpc/", {"server/grpc/", "client/"}},
       {"gloo/", {"engine/parallel/gloo_"}},
       {"nccl", {"engine/parallel/nccl_"}},
       {"cuda", {"kernels/device/", "kernels/cuda/", "engine/parallel/nccl_"}},

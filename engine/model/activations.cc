@@ -15,11 +15,11 @@ void Activations::Carve(const RankShape& s, const Size& size, Carver& carver) {
   gate_up = carver.Take<bf16, 2>({t, int64_t{2} * s.intermediate});
   inner = carver.Take<bf16, 2>({t, s.intermediate});
   cos_sin = carver.Take<float, 2>({t, s.head_dim});
-  sampled_x = carver.Take<bf16, 2>({size.lanes, s.hidden});
-  sampled_residual = carver.Take<bf16, 2>({size.lanes, s.hidden});
-  logits = carver.Take<float, 2>({size.lanes, s.vocab_rows});
+  head_x = carver.Take<bf16, 2>({size.logit_rows, s.hidden});
+  head_residual = carver.Take<bf16, 2>({size.logit_rows, s.hidden});
+  logits = carver.Take<float, 2>({size.logit_rows, s.vocab_rows});
   if (size.ranks > 1) {
-    all_logits = carver.Take<float, 2>({size.lanes, int64_t{size.ranks} * s.vocab_rows});
+    all_logits = carver.Take<float, 2>({size.logit_rows, int64_t{size.ranks} * s.vocab_rows});
   }
 }
 

@@ -15,29 +15,29 @@ namespace asynctls {
 
 class Activations {
  public:
-  // `rows`: of the largest step (T). `lanes`: most rows whose logits are wanted (L). `ranks`: how
-  // many vocabulary parts are gathered.
+  // `rows`: of the largest step (T). `logit_rows`: most rows whose logits are wanted at once (S).
+  // `ranks`: how many vocabulary parts are gathered.
   struct Size {
     int64_t rows;
-    int64_t lanes;
+    int64_t logit_rows;
     int ranks;
   };
   static int64_t Bytes(const RankShape& shape, const Size& size);
   // Errors: RESOURCE_EXHAUSTED.
   static absl::StatusOr<Activations> Create(const RankShape& shape, const Size& size);
 
-  View<bf16, 2> residual;          // [T, H], the residual stream
-  View<bf16, 2> x;                 // [T, H], input or output of a sub-layer
-  View<bf16, 2> qkv;               // [T, (Q + 2G) D]
-  View<bf16, 3> q;                 // [T, Q, D], normed and rotated
-  View<bf16, 2> attention;         // [T, Q D]
-  View<bf16, 2> gate_up;           // [T, 2I]
-  View<bf16, 2> inner;             // [T, I]
-  View<float, 2> cos_sin;          // [T, D]
-  View<bf16, 2> sampled_x;         // [L, H]
-  View<bf16, 2> sampled_residual;  // [L, H]
-  View<float, 2> logits;           // [L, V of this rank]
-  View<float, 2> all_logits;       // [L, ranks x V]; empty for one rank
+  View<bf16, 2> residual;       // [T, H], the residual stream
+  View<bf16, 2> x;              // [T, H], input or output of a sub-layer
+  View<bf16, 2> qkv;            // [T, (Q + 2G) D]
+  View<bf16, 3> q;              // [T, Q, D], normed and rotated
+  View<bf16, 2> attention;      // [T, Q D]
+  View<bf16, 2> gate_up;        // [T, 2I]
+  View<bf16, 2> inner;          // [T, I]
+  View<float, 2> cos_sin;       // [T, D]
+  View<bf16, 2> head_x;         // [S, H]
+  View<bf16, 2> head_residual;  // [S, H]
+  View<float, 2> logits;        // [S, V of this rank]
+  View<float, 2> all_logits;    // [S, ranks x V]; empty for one rank
 
  private:
   void Carve(const RankShape& shape, const Size& size, Carver& carver);

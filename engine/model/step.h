@@ -14,7 +14,6 @@ struct Step {
   View<const int32_t, 1> ids;         // [T], as EmbedArgs::ids
   View<const int32_t, 1> last_token;  // [L]
   AttentionBatch attention;
-  View<const int32_t, 1> sampled;  // rows of the step whose logits are wanted; at most L
 };
 
 }  // namespace asynctls

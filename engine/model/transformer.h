@@ -46,9 +46,8 @@ class Transformer {
     for (Matrix* matrix : weights_.matrices()) ops_.Prepare(*matrix);
   }
 
-  // Logits of the sampled rows, [S, V] (columns at and after the vocabulary's size are padding),
-  // valid until the next call. Errors: UNAVAILABLE when the group of ranks is broken.
-  absl::StatusOr<View<const float, 2>> Forward(const Step& step, StepClock& clock) {
+  // Runs the layers over the rows of `step`. Errors: UNAVAILABLE when the group of ranks is broken.
+  absl::Status Forward(const Step& step, StepClock& clock) {
     clock.Enter(StepPhase::kOther);
     const int64_t rows = step.ids.dim(0);
     absl::Status status = Embed(step, rows);
@@ -56,8 +55,30 @@ class Transformer {
       status = AttentionLayer(layer, step.attention, rows, clock);
       if (status.ok()) status = FeedForwardLayer(layer, rows, clock);
     }
+    return status;
+  }
+
+  // Logits of these rows of the step last run, [S, V] (columns at and after the vocabulary's size
+  // are padding), valid until the next call. Requires: at most Activations::Size::logit_rows rows,
+  // the same on every rank. Errors: as Forward.
+  absl::StatusOr<View<const float, 2>> Logits(View<const int32_t, 1> rows, StepClock& clock) {
+    const int64_t count = rows.dim(0);
+    const View<bf16, 2> x = a_.head_x.Slice(0, count);
+    const View<bf16, 2> residual = a_.head_residual.Slice(0, count);
+    const View<float, 2> part = a_.logits.Slice(0, count);
+    if (count == 0) return View<const float, 2>(part);
+    clock.Enter(StepPhase::kOther);
+    ops_.CopyRows({.src = a_.x, .rows = rows, .dst = x});
+    ops_.CopyRows({.src = a_.residual, .rows = rows, .dst = residual});
+    Norm(x, residual, weights_.final_norm(), x);
+    clock.Enter(StepPhase::kGemm);
+    ops_.Logits({.x = x, .w = &weights_.head(), .out = part});
+    clock.Enter(StepPhase::kOther);
+    if (group_ == nullptr) return View<const float, 2>(part);
+    const View<float, 2> all = a_.all_logits.Slice(0, count);
+    const absl::Status status = group_->AllGather(part, all);
     if (!status.ok()) return status;
-    return Head(step, clock);
+    return View<const float, 2>(all);
   }
 
   // Sees the queries of every layer of the next Forward calls; empty to stop.
@@ -134,25 +155,6 @@ class Transformer {
     ops_.Gemm({.x = inner, .w = &w.down, .out = x});
     clock.Enter(StepPhase::kOther);
     return Sum(x);
-  }
-
-  absl::StatusOr<View<const float, 2>> Head(const Step& step, StepClock& clock) {
-    const int64_t count = step.sampled.dim(0);
-    const View<bf16, 2> x = a_.sampled_x.Slice(0, count);
-    const View<bf16, 2> residual = a_.sampled_residual.Slice(0, count);
-    const View<float, 2> part = a_.logits.Slice(0, count);
-    if (count == 0) return View<const float, 2>(part);
-    ops_.CopyRows({.src = a_.x, .rows = step.sampled, .dst = x});
-    ops_.CopyRows({.src = a_.residual, .rows = step.sampled, .dst = residual});
-    Norm(x, residual, weights_.final_norm(), x);
-    clock.Enter(StepPhase::kGemm);
-    ops_.Logits({.x = x, .w = &weights_.head(), .out = part});
-    clock.Enter(StepPhase::kOther);
-    if (group_ == nullptr) return View<const float, 2>(part);
-    const View<float, 2> all = a_.all_logits.Slice(0, count);
-    const absl::Status status = group_->AllGather(part, all);
-    if (!status.ok()) return status;
-    return View<const float, 2>(all);
   }
 
   void Norm(View<const bf16, 2> x,

@@ -16,7 +16,7 @@
 namespace asynctls {
 
 enum class FinishReason {
-  kStop,     // an end token or a stop id
+  kStop,     // an end token or a stop id, or Engine::Cancel with OK (a stop string)
   kLength,   // max_tokens reached
   kAborted,  // Engine::Cancel; `status` says why
   kFailed,   // the engine could not go on; `status` says why

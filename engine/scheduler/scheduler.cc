@@ -16,6 +16,15 @@ constexpr size_t kLookahead = 16;
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
+// Of the whole prompt, each id once.
+void AddPromptIds(const std::vector<Token>& prompt, uint32_t vocab, v1::LaneStart& start) {
+  std::vector<bool> seen(vocab);
+  for (const Token id : prompt) {
+    if (!seen[id]) start.add_prompt_ids(id);
+    seen[id] = true;
+  }
+}
+
 size_t ClassOf(const Request& request) {
   return static_cast<size_t>(PriorityClassOf(request.priority));
 }
@@ -81,17 +90,25 @@ absl::Status Scheduler::Check(const SchedulerConfig& config, const Request& requ
   return absl::OkStatus();
 }
 
+Sequence* Scheduler::Find(const std::string& id) const {
+  for (const Sequences* sequences : {&waiting_, &running_}) {
+    for (const auto& sequence : *sequences) {
+      if (!sequence->finished && sequence->request().id == id) return sequence.get();
+    }
+  }
+  return nullptr;
+}
+
 void Scheduler::Add(Request request, absl::Time arrived) {
-  const BlockName root = namer_.Root(config_.fingerprint, request.cache_salt);
+  Sequence::Naming naming{namer_, namer_.Root(config_.fingerprint, request.cache_salt)};
+  const Sequence* leader = request.follows.empty() ? nullptr : Find(request.follows);
+  if (leader != nullptr && leader->request().cache_salt == request.cache_salt) {
+    naming.twin = leader;
+  }
   auto sequence = std::make_unique<Sequence>(
-      std::move(request), arrived, config_.block_positions, allocator_, namer_, root);
+      std::move(request), arrived, config_.block_positions, allocator_, naming);
   const Request& added = sequence->request();
-  const auto leads = [&](const auto& other) {
-    return other->request().id == added.follows && !other->finished && !other->prompt_done();
-  };
-  sequence->held_back =
-      !added.follows.empty() && (std::any_of(waiting_.begin(), waiting_.end(), leads) ||
-                                 std::any_of(running_.begin(), running_.end(), leads));
+  sequence->held_back = leader != nullptr && !leader->prompt_done();
   metrics_.requests_started.Increment();
   metrics_.requests_waiting.Increment();
   metrics_.waiting_by_priority[ClassOf(added)]->Increment();
@@ -254,6 +271,10 @@ void Scheduler::AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan) {
     start.set_lane(*sequence.lane);
     *start.mutable_sampling() = sequence.request().sampling;
     *start.mutable_sparse() = sequence.request().sparse;
+    const float repetition = start.sampling().repetition_penalty();
+    if (repetition != 0 && repetition != 1) {
+      AddPromptIds(sequence.request().prompt, config_.vocab_size, start);
+    }
     sequence.started = true;
   }
   sequence.PlanRows(rows, *plan.add_work());

@@ -57,7 +57,8 @@ class Scheduler {
   // one it follows has been added before.
   void Add(Request request, absl::Time arrived);
 
-  // Ends requests at once, with kAborted and `why`; unknown ids are ignored. Lane and blocks of one
+  // Ends requests at once, with kAborted and `why`, or kStop where `why` is OK (the caller has seen
+  // what ends the reply); unknown ids are ignored. Lane and blocks of one
   // in the plan in flight are kept until that step returns. `asked` <= now: when the caller said
   // so.
   void Cancel(const std::string& id, const absl::Status& why, absl::Time asked, absl::Time now);
@@ -96,6 +97,7 @@ class Scheduler {
   using Sequences = std::vector<std::unique_ptr<Sequence>>;
 
   // Admission.
+  Sequence* Find(const std::string& id) const;  // live, or null
   void Admit(absl::Time now);
   bool Fits(const Sequence& sequence) const;
   void Enter(std::unique_ptr<Sequence> sequence, absl::Time now);

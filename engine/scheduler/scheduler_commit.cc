@@ -231,7 +231,7 @@ template <class Predicate>
 void Scheduler::End(Predicate which, const Ending& ending) {
   const auto end = [&](Sequence& sequence) {
     if (sequence.finished || !which(sequence)) return;
-    if (ending.reason == FinishReason::kAborted) sequence.abort_asked = ending.asked;
+    if (ending.reason != FinishReason::kFailed) sequence.end_asked = ending.asked;
     Finish(sequence, ending.reason, ending.why, std::nullopt, ending.now);
   };
   for (const auto& sequence : waiting_) end(*sequence);
@@ -243,8 +243,8 @@ void Scheduler::Cancel(const std::string& id,
                        const absl::Status& why,
                        absl::Time asked,
                        absl::Time now) {
-  End([&](const Sequence& s) { return s.request().id == id; },
-      {FinishReason::kAborted, why, asked, now});
+  const FinishReason reason = why.ok() ? FinishReason::kStop : FinishReason::kAborted;
+  End([&](const Sequence& s) { return s.request().id == id; }, {reason, why, asked, now});
 }
 
 void Scheduler::CancelAll(const absl::Status& why, absl::Time now) {
@@ -334,8 +334,8 @@ void Scheduler::DropFinished(absl::Time now) {
 }
 
 void Scheduler::ObserveFreed(const Sequence& sequence, absl::Time now) {
-  if (sequence.abort_asked == absl::InfiniteFuture()) return;
-  metrics_.cancel_to_free.Observe(Seconds(now - sequence.abort_asked));
+  if (sequence.end_asked == absl::InfiniteFuture()) return;
+  metrics_.cancel_to_free.Observe(Seconds(now - sequence.end_asked));
 }
 
 }  // namespace asynctls

@@ -28,8 +28,7 @@ Sequence::Sequence(Request request,
                    absl::Time arrived,
                    uint32_t block_positions,
                    BlockAllocator& allocator,
-                   const BlockNamer& namer,
-                   const BlockName& root)
+                   const Naming& naming)
     : arrived(arrived),
       request_(std::make_shared<Request>(std::move(request))),
       block_positions_(block_positions),
@@ -39,10 +38,15 @@ Sequence::Sequence(Request request,
       allocator_(allocator),
       table_(allocator) {
   usage.prompt_tokens = PromptSize(*request_);
-  names_.resize(prefill_end_ / block_positions_);
-  BlockName previous = root;
-  for (size_t block = 0; block < names_.size(); ++block) {
-    previous = names_[block] = namer.Next(previous, BlockTokens(block));
+  const size_t blocks = prefill_end_ / block_positions_;
+  if (naming.twin != nullptr && naming.twin->request().prompt == request_->prompt) {
+    names_ = naming.twin->names_;
+  }
+  names_.resize(std::min(blocks, names_.size()));
+  BlockName previous = names_.empty() ? naming.root : names_.back();
+  while (names_.size() < blocks) {
+    previous = naming.namer.Next(previous, BlockTokens(names_.size()));
+    names_.push_back(previous);
   }
 }
 
@@ -96,6 +100,9 @@ void Sequence::PlanRows(uint32_t count, v1::LaneWork& work) {
   if (computed_ < prompt) {
     const auto first = request_->prompt.begin() + computed_;
     work.mutable_tokens()->Add(first, first + count);
+    if (request_->sampling.prompt_log_probs() && end < prompt) {
+      work.set_next_token(request_->prompt[end]);
+    }
   }
   work.set_decode(decode_in_flight_);
   work.set_sample(sample_in_flight_);

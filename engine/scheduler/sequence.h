@@ -28,14 +28,21 @@ namespace asynctls {
 
 class Sequence {
  public:
-  // `root` is the name before the first block, for this model and the request's salt. The
-  // references outlive the sequence.
+  // How its blocks are named: `root` is the name before the first block, for this model and the
+  // request's salt. `twin`, where there is one, is a sequence whose names begin with the same root:
+  // those of the same prompt are copied instead of computed.
+  struct Naming {
+    const BlockNamer& namer;
+    BlockName root;
+    const Sequence* twin = nullptr;
+  };
+
+  // The allocator outlives the sequence.
   Sequence(Request request,
            absl::Time arrived,
            uint32_t block_positions,
            BlockAllocator& allocator,
-           const BlockNamer& namer,
-           const BlockName& root);
+           const Naming& naming);
 
   const Request& request() const { return *request_; }
   const std::shared_ptr<Request>& shared_request() const { return request_; }
@@ -91,7 +98,7 @@ class Sequence {
   absl::Time admitted = absl::InfiniteFuture();
   absl::Time first_token = absl::InfiniteFuture();
   absl::Time last_token = absl::InfiniteFuture();
-  absl::Time abort_asked = absl::InfiniteFuture();  // of an aborted one: Cancel, or its deadline
+  absl::Time end_asked = absl::InfiniteFuture();  // by Cancel, or its deadline
 
  private:
   absl::Span<const Token> BlockTokens(size_t block) const;

@@ -62,6 +62,8 @@ class SelectionBuffers {
   TurnedQuery Turned(int count) const {
     return {.code8 = turned_.code8.Slice(0, count), .scale = turned_.scale.Slice(0, count)};
   }
+  // In how many layers and KV heads each block was read, [count, M].
+  View<int32_t, 2> Heat(int begin, int count) const { return heat_.Slice(begin, count); }
   View<int32_t, 3> lag(int layer) const { return lag_[layer]; }
   const Counts& counts(int layer) const { return counts_[layer]; }
 
@@ -71,6 +73,7 @@ class SelectionBuffers {
     const int64_t g = index.kv_heads;
     blocks_ = carver.Take<int32_t, 3>({rows, g, s.max_blocks});
     tokens_ = carver.Take<int32_t, 3>({rows, g, s.max_tokens});
+    heat_ = carver.Take<int32_t, 2>({rows, s.max_blocks});
     turned_.code8 = carver.Take<int8_t, 3>({rows, s.query_heads, kCodeDirections});
     turned_.scale = carver.Take<float, 2>({rows, s.query_heads});
     for (int layer = 0; layer < index.SparseLayers(); ++layer) {
@@ -85,6 +88,7 @@ class SelectionBuffers {
   Buffer arena_;
   View<int32_t, 3> blocks_;  // [L, G, M]
   View<int32_t, 3> tokens_;  // [L, G, K]
+  View<int32_t, 2> heat_;    // [L, M]
   TurnedQuery turned_;
   std::vector<View<int32_t, 3>> lag_;  // per sparse layer, [L, G, M + 1]
   std::vector<Counts> counts_;         // per sparse layer

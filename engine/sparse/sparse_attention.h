@@ -4,7 +4,9 @@
 // select. Policy and order are here; the mathematics is in the ops.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "engine/kv/kv_layout.h"
 #include "engine/kv/kv_pool.h"
@@ -27,6 +29,7 @@ struct AttentionBatch {
   View<const DecodeRow, 1> rows;  // [S], row s being row prefill_rows + s of the step
   int dense_rows = 0;
   int code_rows = 0;
+  bool report_blocks = false;  // keep count of the blocks that decode rows read
 
   int bound_rows() const { return static_cast<int>(rows.dim(0)) - dense_rows - code_rows; }
 };
@@ -157,6 +160,10 @@ class SparseAttention {
                        .selection = SelectionOf(layer, begin, count),
                        .scale = scale_,
                        .out = out.Slice(batch.prefill_rows + begin, count)});
+    if (!batch.report_blocks) return;
+    ops_.CountBlocks({.selection = SelectionOf(layer, begin, count),
+                      .heat = selection_.Heat(begin, count),
+                      .add = layer > index_.shape().first_layer});
   }
 
   // What decode row `row` read in all layers of the step just run.
@@ -181,6 +188,23 @@ class SparseAttention {
       }
     }
     return read;
+  }
+
+  // For each block that decode row `row` could read: in what share, of 255, of the layers and KV
+  // heads it read some of it; rounded, but at least 1 where it did. Requires: batch.report_blocks.
+  std::string BlockHeat(const AttentionBatch& batch, int row) const {
+    const KvLayout& kv = kv_.layout();
+    const bool sparse = row >= batch.dense_rows && index_.shape().SparseLayers() > 0;
+    const int pairs = kv.layers * kv.kv_heads;
+    const int dense_pairs = (sparse ? index_.shape().first_layer : kv.layers) * kv.kv_heads;
+    std::string heat(static_cast<size_t>(BlocksFor(batch.rows[row].length)), '\0');
+    for (size_t block = 0; block < heat.size(); ++block) {
+      const int selected = sparse ? selection_.Heat(row, 1)(0, block) : 0;
+      const int read = dense_pairs + selected;
+      const int share = (read * 255 + pairs / 2) / pairs;
+      heat[block] = static_cast<char>(read > 0 ? std::max(share, 1) : 0);
+    }
+    return heat;
   }
 
   // For calibration: the keys of a layer lie in its KV rows.

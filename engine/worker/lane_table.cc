@@ -29,6 +29,55 @@ absl::Status CheckSampling(uint32_t lane, const v1::SamplingParams& s) {
   return absl::OkStatus();
 }
 
+absl::Status CheckId(uint32_t lane, const char* what, uint32_t id, int vocab) {
+  if (id < static_cast<uint32_t>(vocab)) return absl::OkStatus();
+  return Broken(lane, what, " ", id, ", but the vocabulary has ", vocab);
+}
+
+absl::Status CheckPenalties(uint32_t lane, const v1::SamplingParams& s) {
+  if (!std::isfinite(s.presence_penalty()) || !std::isfinite(s.frequency_penalty())) {
+    return Broken(lane,
+                  "presence_penalty is ",
+                  s.presence_penalty(),
+                  " and frequency_penalty ",
+                  s.frequency_penalty(),
+                  ", must be finite");
+  }
+  if (!(s.repetition_penalty() >= 0) || !std::isfinite(s.repetition_penalty())) {
+    return Broken(
+        lane, "repetition_penalty is ", s.repetition_penalty(), ", must be 0 (off) or more");
+  }
+  const struct {
+    const char* field;
+    int64_t value, limit;
+  } bounds[] = {{"logit_bias ids", static_cast<int64_t>(s.logit_bias().size()), kMaxLogitBias},
+                {"suppressed_ids", s.suppressed_ids_size(), kMaxSuppressedIds},
+                {"top_log_probs", s.top_log_probs(), kMaxTopIds},
+                {"prompt_top_log_probs", s.prompt_top_log_probs(), kMaxTopIds}};
+  for (const auto& b : bounds) {
+    if (b.value > b.limit) return Broken(lane, b.value, " ", b.field, ", at most ", b.limit);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckIds(const v1::LaneStart& start, int vocab) {
+  const uint32_t lane = start.lane();
+  for (const auto& [id, bias] : start.sampling().logit_bias()) {
+    if (!std::isfinite(bias)) return Broken(lane, "logit_bias of ", id, " is ", bias);
+    const absl::Status status = CheckId(lane, "logit_bias of", id, vocab);
+    if (!status.ok()) return status;
+  }
+  for (const uint32_t id : start.sampling().suppressed_ids()) {
+    const absl::Status status = CheckId(lane, "suppressed id", id, vocab);
+    if (!status.ok()) return status;
+  }
+  for (const uint32_t id : start.prompt_ids()) {
+    const absl::Status status = CheckId(lane, "prompt id", id, vocab);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckSparse(uint32_t lane, const v1::SparseParams& s, const LaneLimits& limits) {
   switch (s.mode()) {
     case v1::ATTENTION_MODE_DENSE:
@@ -93,6 +142,8 @@ absl::Status LaneTable::Start(const v1::LaneStart& start) {
   if (lane >= lanes_.size()) return Broken(lane, "started, but there are ", lanes_.size());
   if (lanes_[lane].active) return Broken(lane, "started, but in use");
   absl::Status status = CheckSampling(lane, start.sampling());
+  if (status.ok()) status = CheckPenalties(lane, start.sampling());
+  if (status.ok()) status = CheckIds(start, limits_.vocab);
   if (status.ok()) status = CheckSparse(lane, start.sparse(), limits_);
   if (!status.ok()) return status;
   lanes_[lane] = Lane{.active = true, .sampling = start.sampling(), .sparse = start.sparse()};
@@ -111,11 +162,11 @@ absl::Status LaneTable::CheckTokens(const v1::LaneWork& work, const Lane& lane) 
     return Broken(id, given, " tokens for ", work.count(), " rows");
   }
   for (const uint32_t token : work.tokens()) {
-    if (token >= static_cast<uint32_t>(limits_.vocab)) {
-      return Broken(id, "token ", token, ", but the vocabulary has ", limits_.vocab);
-    }
+    const absl::Status status = CheckId(id, "token", token, limits_.vocab);
+    if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  if (!work.has_next_token()) return absl::OkStatus();
+  return CheckId(id, "next token", work.next_token(), limits_.vocab);
 }
 
 absl::Status LaneTable::Book(const v1::LaneWork& work, SlotTable& slots) {
@@ -143,6 +194,7 @@ absl::Status LaneTable::Book(const v1::LaneWork& work, SlotTable& slots) {
   }
   lane.length = end;
   lane.token_ready = work.sample();
+  lane.sampled += work.sample();
   if (!work.decode()) lane.lag_ready = false;
   return absl::OkStatus();
 }

@@ -17,15 +17,20 @@ struct LaneLimits {
   int lanes = 0;
   int64_t step_tokens = 0;  // rows of one step
   int64_t max_context = 0;  // positions of one lane
-  int vocab = 0;
+  int vocab = 0;            // rows of the embedding
   uint32_t max_budget = 0;
   bool bound_selector = false;
 };
+
+// Most ids of one lane with a bias, and most that min_tokens bans.
+inline constexpr int kMaxLogitBias = 1024;
+inline constexpr int kMaxSuppressedIds = 512;
 
 struct Lane {
   bool active = false;
   int64_t length = 0;        // positions whose KV is written
   bool token_ready = false;  // last_token[lane] is the token at position `length`
+  uint32_t sampled = 0;      // tokens so far, with the step being packed
   bool lag_ready = false;    // the lagged blocks of the last decode row are there
   v1::SamplingParams sampling;
   v1::SparseParams sparse;

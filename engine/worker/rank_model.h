@@ -19,6 +19,7 @@
 #include "engine/parallel/gloo_communicator.h"
 #include "engine/sparse/calibration.h"
 #include "engine/worker/rank_plan.h"
+#include "engine/worker/sampling_inputs.h"
 
 namespace asynctls {
 
@@ -42,15 +43,20 @@ class RankModel {
     clock_.Start(StepPhase::kInputs);
     absl::Status status = lanes_->Apply(plan, *slots_);
     if (!status.ok()) return status;
+    for (const v1::LaneStart& start : plan.starts()) {
+      const std::optional<StartHistoryArgs> history = sampling_->Start(start);
+      if (history.has_value()) ops_->StartHistory(*history);
+    }
     const Step step = inputs_->Pack(plan, *lanes_);
+    sampling_->Pack(plan, *lanes_, *inputs_);
     v1::StepResult result;
     result.set_step(plan.step());
     if (step.ids.dim(0) > 0) {
-      absl::StatusOr<View<const float, 2>> logits = transformer_->Forward(step, clock_);
-      if (!logits.ok()) return logits.status();
-      logits_ = *logits;
-      status = Sample(result);
+      status = transformer_->Forward(step, clock_);
+      if (status.ok()) status = ScorePrompts();
+      if (status.ok()) status = Sample();
       if (!status.ok()) return status;
+      sampling_->Report(result);
       Account(step.attention, result);
     }
     clock_.Enter(StepPhase::kOther);
@@ -149,6 +155,7 @@ class RankModel {
       status = Keep(Activations::Create(plan_.shape, plan_.activations), activations_);
     }
     if (status.ok()) status = Keep(StepInputs::Create(plan_.inputs), inputs_);
+    if (status.ok()) status = Keep(SamplingInputs::Create(plan_.sampling), sampling_);
     lanes_.emplace(plan_.lanes);
     return status;
   }
@@ -172,24 +179,38 @@ class RankModel {
     }
   }
 
+  // Log-probabilities of prompt tokens, by tiles of rows so that no long prompt needs all its
+  // logits at once. Every rank computes its part of them, rank 0 reads them.
+  absl::Status ScorePrompts() {
+    for (int64_t tile = 0; tile < sampling_->prompt_tiles(); ++tile) {
+      absl::StatusOr<View<const float, 2>> logits =
+          transformer_->Logits(sampling_->PromptRows(tile), clock_);
+      if (!logits.ok()) return logits.status();
+      if (plan_.shard.rank != 0) continue;
+      clock_.Enter(StepPhase::kSample);
+      ops_->LogProbs(sampling_->PromptLogProbs(tile, *logits));
+    }
+    return absl::OkStatus();
+  }
+
   // Rank 0 samples; the others learn the tokens.
-  absl::Status Sample(v1::StepResult& result) {
-    const View<const SampleRow, 1> rows = inputs_->sample_rows();
+  absl::Status Sample() {
+    absl::StatusOr<View<const float, 2>> logits =
+        transformer_->Logits(sampling_->sampled_rows(), clock_);
+    if (!logits.ok()) return logits.status();
+    logits_ = *logits;
+    const View<const SampleRow, 1> rows = sampling_->sample_rows();
     if (rows.dim(0) == 0) return absl::OkStatus();
     clock_.Enter(StepPhase::kSample);
-    const View<int32_t, 1> tokens = inputs_->tokens();
-    if (plan_.shard.rank == 0) ops_->Sample(inputs_->Sampling(logits_, config_.vocab));
-    if (group_ != nullptr) {
-      const absl::Status status = group_->Broadcast(tokens);
-      if (!status.ok()) return status;
-      for (int64_t i = 0; i < tokens.dim(0); ++i) inputs_->last_token()[rows[i].lane] = tokens[i];
+    if (plan_.shard.rank == 0) {
+      ops_->Sample(sampling_->Sampling(logits_, inputs_->last_token()));
+      ops_->LogProbs(sampling_->TopIds(logits_));
     }
-    for (int64_t i = 0; i < tokens.dim(0); ++i) {
-      v1::SampledToken* sampled = result.add_sampled();
-      sampled->set_lane(static_cast<uint32_t>(rows[i].lane));
-      sampled->set_token(static_cast<uint32_t>(tokens[i]));
-      if (plan_.shard.rank == 0) sampled->set_log_prob(inputs_->log_probs()[i]);
-    }
+    if (group_ == nullptr) return absl::OkStatus();
+    const View<int32_t, 1> tokens = sampling_->tokens();
+    const absl::Status status = group_->Broadcast(tokens);
+    if (!status.ok()) return status;
+    for (int64_t i = 0; i < tokens.dim(0); ++i) inputs_->last_token()[rows[i].lane] = tokens[i];
     return absl::OkStatus();
   }
 
@@ -208,6 +229,7 @@ class RankModel {
       kv.set_dense_blocks(static_cast<uint64_t>(read.dense_blocks));
       kv.set_dense_tokens(static_cast<uint64_t>(read.dense_tokens));
       kv.set_dense_bytes(static_cast<uint64_t>(read.dense_bytes));
+      if (batch.report_blocks) out->set_block_heat(attention_->BlockHeat(batch, row));
       nan_heads += static_cast<uint64_t>(read.nan_heads);
     }
     result.set_nan_heads(nan_heads);
@@ -224,6 +246,7 @@ class RankModel {
   std::optional<SelectionBuffers> selection_;
   std::optional<Activations> activations_;
   std::optional<StepInputs> inputs_;
+  std::optional<SamplingInputs> sampling_;
   std::optional<LaneTable> lanes_;
   std::unique_ptr<Communicator> group_;
   std::optional<SparseAttention<B>> attention_;

@@ -16,6 +16,9 @@ constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 // Scratch of the ops, which grows on first use of a shape: allowed for, not known.
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 
+// Rows of a prompt whose logits are computed at once where its log-probabilities are asked for.
+constexpr int64_t kPromptTile = 64;
+
 std::string Mebibytes(int64_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, " MiB"); }
 
 absl::Status CheckField(const char* field, uint64_t value, uint64_t low, uint64_t high) {
@@ -67,6 +70,11 @@ uint64_t Fnv1a(absl::string_view bytes, uint64_t hash = kFnvBasis) {
 uint64_t Fnv1a(const View<bf16, 2>& values, uint64_t hash) {
   return Fnv1a({reinterpret_cast<const char*>(values.data), static_cast<size_t>(values.bytes())},
                hash);
+}
+
+int SampledVocab(const v1::InitRequest& request, const ModelConfig& config) {
+  const uint32_t asked = request.sampled_vocab();
+  return asked == 0 ? config.vocab : static_cast<int>(std::min<int64_t>(asked, config.vocab));
 }
 
 // Sizes and rotation: what the meaning of KV depends on, besides the weights.
@@ -149,7 +157,8 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
   p.max_blocks = BlocksFor(max_context);
   const int lanes = static_cast<int>(request.max_lanes());
   const int64_t rows = request.max_step_tokens();
-  p.activations = {.rows = rows, .lanes = lanes, .ranks = p.shard.size};
+  const int64_t logit_rows = std::max<int64_t>(lanes, std::min(kPromptTile, rows));
+  p.activations = {.rows = rows, .logit_rows = logit_rows, .ranks = p.shard.size};
   p.selection = {
       .query_heads = shape->query_heads,
       .lanes = lanes,
@@ -159,6 +168,11 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
               .step_tokens = rows,
               .max_blocks = p.max_blocks,
               .dense_below = request.dense_below()};
+  p.sampling = {.lanes = lanes,
+                .step_tokens = rows,
+                .tile = logit_rows,
+                .vocab = SampledVocab(request, config),
+                .samples = p.shard.rank == 0};
   p.lanes = {.lanes = lanes,
              .step_tokens = rows,
              .max_context = max_context,
@@ -171,6 +185,7 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
               {"activations", Activations::Bytes(p.shape, p.activations)},
               {"selection", SelectionBuffers::Bytes(p.selection, p.index)},
               {"step buffers", StepInputs::Bytes(p.inputs) + SlotTable::Bytes(lanes, p.max_blocks)},
+              {"sampling", SamplingInputs::Bytes(p.sampling)},
               {"workspace (allowed for)", kWorkspaceBytes}};
   return p;
 }

@@ -19,6 +19,7 @@
 #include "engine/sparse/key_index.h"
 #include "engine/sparse/selection_buffers.h"
 #include "engine/worker/lane_table.h"
+#include "engine/worker/sampling_inputs.h"
 #include "engine/worker/step_inputs.h"
 
 namespace asynctls {
@@ -31,6 +32,7 @@ struct RankPlan {
   Activations::Size activations;
   SelectionShape selection;
   StepInputsShape inputs;
+  SamplingShape sampling;
   LaneLimits lanes;
   int64_t blocks = 0;      // logical blocks, and slots
   int64_t max_blocks = 0;  // of one lane (M)

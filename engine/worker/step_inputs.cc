@@ -27,10 +27,6 @@ void StepInputs::Carve(Carver& carver) {
   lanes_ = carver.Take<int32_t, 1>({t});
   segments_ = carver.Take<PrefillSegment, 1>({l});
   decodes_ = carver.Take<DecodeRow, 1>({l});
-  sampled_rows_ = carver.Take<int32_t, 1>({l});
-  samples_ = carver.Take<SampleRow, 1>({l});
-  token_ = carver.Take<int32_t, 1>({l});
-  log_prob_ = carver.Take<float, 1>({l});
   last_token_ = carver.Take<int32_t, 1>({l});
 }
 
@@ -84,7 +80,6 @@ void StepInputs::PackDecode(const v1::LaneWork& work, Lane& lane, v1::AttentionM
 
 Step StepInputs::Pack(const v1::StepPlan& plan, LaneTable& lanes) {
   rows_ = 0;
-  sampled_ = 0;
   modes_.clear();
   int64_t segments = 0;
   for (const v1::LaneWork& work : plan.work()) {
@@ -107,19 +102,6 @@ Step StepInputs::Pack(const v1::StepPlan& plan, LaneTable& lanes) {
     }
     grouped[static_cast<int>(group)] = static_cast<int64_t>(modes_.size());
   }
-  for (const v1::LaneWork& work : plan.work()) {
-    if (!work.sample()) continue;
-    const v1::SamplingParams& s = lanes.lane(work.lane()).sampling;
-    sampled_rows_[sampled_] = last_row_[work.lane()];
-    samples_[sampled_++] = {.temperature = s.temperature(),
-                            .top_k = s.top_k(),
-                            .top_p = s.top_p(),
-                            .min_p = s.min_p(),
-                            .seed = s.seed(),
-                            .index = s.index(),
-                            .position = work.start() + work.count(),
-                            .lane = static_cast<int32_t>(work.lane())};
-  }
   step.ids = ids_.Slice(0, rows_);
   step.last_token = last_token_;
   step.attention.lanes = lanes_.Slice(0, rows_);
@@ -127,18 +109,9 @@ Step StepInputs::Pack(const v1::StepPlan& plan, LaneTable& lanes) {
   step.attention.segments = segments_.Slice(0, segments);
   step.attention.rows = decodes_.Slice(0, static_cast<int64_t>(modes_.size()));
   step.attention.dense_rows = static_cast<int>(grouped[0]);
+  step.attention.report_blocks = plan.report_blocks();
   step.attention.code_rows = static_cast<int>(grouped[1] - grouped[0]);
-  step.sampled = sampled_rows_.Slice(0, sampled_);
   return step;
-}
-
-SampleArgs StepInputs::Sampling(View<const float, 2> logits, int vocab) const {
-  return {.logits = logits,
-          .vocab = vocab,
-          .rows = sample_rows(),
-          .token = tokens(),
-          .log_prob = log_prob_.Slice(0, sampled_),
-          .last_token = last_token_};
 }
 
 }  // namespace asynctls

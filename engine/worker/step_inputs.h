@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// StepInputs: packs a plan into one buffer, the arrays that ops read. Decode rows are grouped by
-// how they attend (densely, by key codes, by the bound); results are by lane, so their order is
-// nobody else's business. Threading: its worker's thread only.
+// StepInputs: packs a plan into one buffer, the arrays that the forward pass reads (what comes
+// after it is in sampling_inputs.h). Decode rows are grouped by how they attend (densely, by key
+// codes, by the bound); results are by lane, so their order is nobody else's business. Threading:
+// its worker's thread only.
 #pragma once
 
 #include <cstdint>
@@ -34,11 +35,8 @@ class StepInputs {
   // call.
   Step Pack(const v1::StepPlan& plan, LaneTable& lanes);
 
-  // Of the plan last packed: one row per sampled lane, and where Sample writes.
-  SampleArgs Sampling(View<const float, 2> logits, int vocab) const;
-  View<const SampleRow, 1> sample_rows() const { return samples_.Slice(0, sampled_); }
-  View<int32_t, 1> tokens() const { return token_.Slice(0, sampled_); }
-  View<const float, 1> log_probs() const { return log_prob_.Slice(0, sampled_); }
+  // Of the plan last packed: the last row of a lane that has work in it.
+  int32_t last_row(uint32_t lane) const { return last_row_[lane]; }
   View<int32_t, 1> last_token() const { return last_token_; }
 
   // How decode row s of the step attends.
@@ -54,15 +52,10 @@ class StepInputs {
   View<int32_t, 1> ids_, positions_, lanes_;  // [T]
   View<PrefillSegment, 1> segments_;          // [L]
   View<DecodeRow, 1> decodes_;                // [L]
-  View<int32_t, 1> sampled_rows_;             // [L]
-  View<SampleRow, 1> samples_;                // [L]
-  View<int32_t, 1> token_;                    // [L]
-  View<float, 1> log_prob_;                   // [L]
   View<int32_t, 1> last_token_;               // [L], by lane, kept between steps
   std::vector<v1::AttentionMode> modes_;
   std::vector<int32_t> last_row_;  // by lane: its last row in the step
   int64_t rows_ = 0;
-  int64_t sampled_ = 0;
 };
 
 }  // namespace asynctls

@@ -43,6 +43,25 @@ absl::Status Merge(v1::StepResult& result, const v1::StepResult& other) {
   return absl::OkStatus();
 }
 
+// The mean over the ranks, which hold equally many KV heads; at least 1 where one of them read.
+absl::Status AverageHeat(std::vector<v1::StepResult>& results) {
+  const unsigned ranks = static_cast<unsigned>(results.size());
+  for (int i = 0; i < results[0].reads_size(); ++i) {
+    std::string& heat = *results[0].mutable_reads(i)->mutable_block_heat();
+    std::vector<unsigned> sums(heat.size());
+    for (const v1::StepResult& result : results) {
+      const std::string& part = result.reads(i).block_heat();
+      if (part.size() != sums.size()) return absl::InternalError("block heat of another length");
+      for (size_t b = 0; b < sums.size(); ++b) sums[b] += static_cast<unsigned char>(part[b]);
+    }
+    for (size_t b = 0; b < sums.size(); ++b) {
+      const unsigned mean = (sums[b] + ranks / 2) / ranks;
+      heat[b] = static_cast<char>(sums[b] > 0 ? std::max(mean, 1u) : 0);
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Adds one more rank's reply to rank 0's.
 absl::Status Merge(v1::InitReply& reply, const v1::InitReply& other, int rank) {
   if (other.model().SerializeAsString() != reply.model().SerializeAsString() ||
@@ -94,6 +113,8 @@ struct WorkerGroup::Step {
       const absl::Status merged = Merge(results[0], results[other]);
       if (!merged.ok()) return OfRank(static_cast<int>(other), merged);
     }
+    const absl::Status averaged = AverageHeat(results);
+    if (!averaged.ok()) return averaged;
     return std::move(results[0]);
   }
 };

@@ -23,10 +23,13 @@ class RefOps {
   void SelectBlocks(const SelectBlocksArgs& a);
   void SelectTokens(const SelectTokensArgs& a);
   void SparseAttend(const SparseAttendArgs& a);
+  void CountBlocks(const CountBlocksArgs& a);
   void BoundAppend(const BoundAppendArgs& a);
   void BoundSelectBlocks(const BoundSelectBlocksArgs& a);
   void BoundSelectTokens(const BoundSelectTokensArgs& a);
+  void StartHistory(const StartHistoryArgs& a);
   void Sample(const SampleArgs& a);
+  void LogProbs(const LogProbsArgs& a);
   void Moments(const MomentsArgs& a);
 };
 static_assert(Ops<RefOps>);

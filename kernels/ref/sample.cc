@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -9,6 +10,29 @@
 
 namespace asynctls {
 namespace {
+
+// What row s is chosen from.
+std::vector<float> Adjusted(const SampleArgs& a, int64_t s) {
+  const SampleRow& row = a.rows[s];
+  const float* raw = a.logits[s].data;
+  std::vector<float> logits(raw, raw + a.vocab);
+  for (int32_t id = 0; row.penalised() && id < a.vocab; ++id) {
+    float& logit = logits[static_cast<size_t>(id)];
+    const uint16_t count = a.history.generated(row.lane, id);
+    const bool in_prompt = a.history.prompt(row.lane, id / 32) >> id % 32 & 1;
+    if (row.repetition != 1 && (in_prompt || count > 0)) {
+      logit = logit > 0 ? logit / row.repetition : logit * row.repetition;
+    }
+    if (count == 0) continue;
+    logit -= row.frequency * count;
+    logit -= row.presence;
+  }
+  for (int32_t e = row.edit_begin; e < row.edit_begin + row.edit_count; ++e) {
+    const LogitEdit& edit = a.edits(row.lane, e);
+    if (edit.id < a.vocab) logits[static_cast<size_t>(edit.id)] += edit.add;
+  }
+  return logits;
+}
 
 // Ids by logit, largest first, ties to the lower id; NaN last.
 std::vector<int32_t> Ranked(const float* logits, int32_t vocab) {
@@ -54,7 +78,9 @@ int32_t Draw(const float* logits, const std::vector<int32_t>& ranked, const Samp
   return last;
 }
 
-float LogProb(const float* logits, int32_t vocab, float largest, int32_t token) {
+float LogProb(const float* logits, int32_t vocab, int32_t token) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (int32_t id = 0; id < vocab; ++id) largest = std::fmax(largest, logits[id]);
   double total = 0;
   for (int32_t id = 0; id < vocab; ++id) {
     if (!std::isnan(logits[id])) total += std::exp(static_cast<double>(logits[id]) - largest);
@@ -67,12 +93,15 @@ float LogProb(const float* logits, int32_t vocab, float largest, int32_t token) 
 void RefOps::Sample(const SampleArgs& a) {
   for (int64_t s = 0; s < a.rows.dim(0); ++s) {
     const SampleRow& row = a.rows[s];
-    const float* logits = a.logits[s].data;
-    const std::vector<int32_t> ranked = Ranked(logits, a.vocab);
-    const int32_t token = row.temperature == 0 ? ranked[0] : Draw(logits, ranked, row);
+    const std::vector<float> logits = Adjusted(a, s);
+    const std::vector<int32_t> ranked = Ranked(logits.data(), a.vocab);
+    const int32_t token = row.temperature == 0 ? ranked[0] : Draw(logits.data(), ranked, row);
     a.token[s] = token;
-    a.log_prob[s] = LogProb(logits, a.vocab, logits[ranked[0]], token);
+    a.log_prob[s] = LogProb(a.logits[s].data, a.vocab, token);
     a.last_token[row.lane] = token;
+    if (row.penalised() && a.history.generated(row.lane, token) < UINT16_MAX) {
+      ++a.history.generated(row.lane, token);
+    }
   }
 }
 

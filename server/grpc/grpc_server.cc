@@ -38,25 +38,38 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto server = absl::WrapUnique(new GrpcServer());
+  FrontDoor::Options door;
+  door.listen = config.listen();
+  door.max_connections = config.max_connections();
+  if (config.http_listen() != "none") door.http_hint = config.http_listen();
+  auto listening = FrontDoor::Listen(std::move(door));
+  if (!listening.ok()) return listening.status();
+  server->door_ = *std::move(listening);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(config.listen(), grpc::InsecureServerCredentials(), &server->port_);
+  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
   for (grpc::Service* service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_mib()) << 20);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // or a second server would steal calls
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   builder.AddChannelArgument(
       GRPC_ARG_MAX_CONCURRENT_STREAMS,
       static_cast<int>(config.max_sequences() + config.max_waiting_requests()) + kOtherCalls);
   SetKeepAlive(builder);
   server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr || server->port_ == 0) {
-    return absl::UnavailableError(absl::StrCat("listen ", config.listen(), " cannot be bound"));
-  }
+  if (server->server_ == nullptr) return absl::UnavailableError("the gRPC server cannot start");
+  server->door_->Open([acceptor = std::move(acceptor)](int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    acceptor->HandleNewConnection(&connection);
+  });
   return server;
 }
 
 GrpcServer::~GrpcServer() {
-  if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+  if (server_ == nullptr) return;
+  door_->Close();
+  server_->Shutdown(std::chrono::system_clock::now());
 }
 
 void GrpcServer::SetHealth(const Health& health) {
@@ -66,6 +79,9 @@ void GrpcServer::SetHealth(const Health& health) {
   for (const char* name : kReadinessNames) service->SetServingStatus(name, health.ready);
 }
 
-void GrpcServer::Shutdown() { server_->Shutdown(std::chrono::system_clock::now() + kFlush); }
+void GrpcServer::Shutdown() {
+  door_->Close();
+  server_->Shutdown(std::chrono::system_clock::now() + kFlush);
+}
 
 }  // namespace asynctls

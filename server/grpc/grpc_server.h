@@ -9,6 +9,7 @@
 #include "asynctls/v1/config.pb.h"
 #include "grpcpp/server.h"
 #include "server/frontend/health.h"
+#include "server/grpc/front_door.h"
 
 namespace asynctls {
 
@@ -23,7 +24,7 @@ class GrpcServer {
   // Ends what is left at once.
   ~GrpcServer();
 
-  int port() const { return port_; }
+  int port() const { return door_->port(); }
 
   void SetHealth(const Health& health);
 
@@ -34,7 +35,7 @@ class GrpcServer {
  private:
   GrpcServer() = default;
 
-  int port_ = 0;
+  std::unique_ptr<FrontDoor> door_;
   std::unique_ptr<grpc::Server> server_;
 };
 

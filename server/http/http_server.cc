@@ -11,7 +11,7 @@
 #include "boost/asio/executor_work_guard.hpp"
 #include "boost/asio/post.hpp"
 #include "boost/asio/steady_timer.hpp"
-#include "server/config.h"
+#include "engine/base/host_port.h"
 #include "server/http/http_session.h"
 
 namespace asynctls {

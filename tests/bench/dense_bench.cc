@@ -3,6 +3,7 @@
 //   dense_bench decode   GB/s of KV of one decode row, beside reading memory
 //   dense_bench prefill  GFLOP/s of causal attention, beside oneDNN's bf16 product of 4096^3
 //   dense_bench products GFLOP/s (or, for few rows, microseconds and GB/s) of matrix products
+//   dense_bench sampling microseconds per row of Qwen3's vocabulary, beside reading the logits once
 // Figure and limit are taken in turns and the best of each counts, so that a shared machine
 // disturbs both alike.
 #include <omp.h>
@@ -249,6 +250,102 @@ void Products(CpuOps& ops) {
   }
 }
 
+// One row per lane; an eighth of the ids in each history.
+class SamplingRows {
+ public:
+  static constexpr int32_t kVocab = 151936;
+
+  explicit SamplingRows(int64_t rows)
+      : logits_(Normal<float, 2>({rows, kVocab}, 1, 3)),
+        rows_({rows}),
+        scores_({rows}),
+        edits_({rows, 1024}),
+        generated_({rows, kVocab}),
+        prompt_({rows, kVocab / 32}),
+        token_({rows}),
+        last_({rows}),
+        top_ids_({rows, kMaxTopIds}),
+        log_prob_({rows}),
+        top_({rows, kMaxTopIds}) {
+    generated_.Fill(0);
+    prompt_.Fill(0);
+    for (int64_t s = 0; s < rows; ++s) {
+      for (int32_t id = 0; id < kVocab; id += 64) {
+        for (int32_t i = 0; i < 8; ++i) generated_(s, id + i) = 1;
+        prompt_(s, id / 32) = 0xff00;
+      }
+      for (int32_t e = 0; e < 1024; ++e) edits_(s, e) = {.id = e * 100, .add = 0.5f};
+      scores_(s) = {.row = static_cast<int32_t>(s), .token = 5, .top = kMaxTopIds};
+    }
+  }
+  const Tensor<float, 2>& logits() const { return logits_; }
+
+  void Sample(CpuOps& ops, SampleRow row) {
+    for (int64_t s = 0; s < rows_.size(); ++s) {
+      row.lane = static_cast<int32_t>(s);
+      rows_(s) = row;
+    }
+    ops.Sample({logits_, kVocab, rows_, token_, log_prob_, last_, edits_, {generated_, prompt_}});
+  }
+  void LogProbs(CpuOps& ops) {
+    ops.LogProbs({logits_, kVocab, scores_, log_prob_, top_ids_, top_});
+  }
+
+ private:
+  Tensor<float, 2> logits_;
+  Tensor<SampleRow, 1> rows_;
+  Tensor<LogProbRow, 1> scores_;
+  Tensor<LogitEdit, 2> edits_;
+  Tensor<uint16_t, 2> generated_;
+  Tensor<uint32_t, 2> prompt_;
+  Tensor<int32_t, 1> token_, last_;
+  Tensor<int32_t, 2> top_ids_;
+  Tensor<float, 1> log_prob_;
+  Tensor<float, 2> top_;
+};
+
+void Sampling(CpuOps& ops) {
+  SampleRow greedy{.temperature = 0,
+                   .top_k = 0,
+                   .top_p = 1,
+                   .min_p = 0,
+                   .seed = 1,
+                   .index = 0,
+                   .position = 0,
+                   .lane = 0};
+  SampleRow penalised = greedy;
+  penalised.repetition = 1.1f;
+  penalised.frequency = penalised.presence = 0.1f;
+  SampleRow biased = greedy;
+  biased.edit_count = 1024;
+  SampleRow drawn = greedy;
+  drawn.temperature = 0.7f;
+  SampleRow cut = drawn;
+  cut.top_k = 20;
+  cut.top_p = 0.8f;
+  SampleRow nucleus = drawn;
+  nucleus.top_p = 0.9f;
+  const std::pair<const char*, const SampleRow*> kinds[] = {{"greedy", &greedy},
+                                                            {"greedy, three penalties", &penalised},
+                                                            {"greedy, 1024 biases", &biased},
+                                                            {"temperature", &drawn},
+                                                            {"temperature, top_k, top_p", &cut},
+                                                            {"temperature, top_p", &nucleus},
+                                                            {"log_probs, top 20", nullptr}};
+  std::printf("%-27s %6s %10s %10s\n", "op", "rows", "us a row", "reading");
+  for (const int64_t count : {1, 32}) {
+    SamplingRows rows(count);
+    for (const auto& [name, row] : kinds) {
+      const auto [time, limit] = BestOf(
+          [&] { row ? rows.Sample(ops, *row) : rows.LogProbs(ops); },
+          [&] { ReadMemory(rows.logits().data(), rows.logits().view().bytes(), ops.threads()); },
+          1.0);
+      const double scale = 1e6 / static_cast<double>(count);
+      std::printf("%-27s %6ld %10.0f %10.0f\n", name, long{count}, time * scale, limit * scale);
+    }
+  }
+}
+
 int Main(int argc, char** argv) {
   const char* what = argc > 1 ? argv[1] : "";
   CpuOps ops(argc > 2 ? std::atoi(argv[2]) : omp_get_num_procs());
@@ -259,8 +356,10 @@ int Main(int argc, char** argv) {
     Prefill(ops);
   } else if (std::strcmp(what, "products") == 0) {
     Products(ops);
+  } else if (std::strcmp(what, "sampling") == 0) {
+    Sampling(ops);
   } else {
-    std::fprintf(stderr, "usage: dense_bench decode|prefill|products [threads]\n");
+    std::fprintf(stderr, "usage: dense_bench decode|prefill|products|sampling [threads]\n");
     return 2;
   }
   return 0;

@@ -316,5 +316,140 @@ TEST_F(EngineTest, PrefixOfAFinishedRequestIsFoundAgain) {
   EXPECT_EQ(first.tokens(), salted.tokens());
 }
 
+// -------------------------------------------------------------------------------- n sequences --
+
+std::vector<Request> Group(const std::string& id,
+                           const std::vector<uint32_t>& prompt,
+                           std::vector<Client>& clients) {
+  std::vector<Request> requests(clients.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].id = absl::StrCat(id, "/", i);
+    if (i > 0) requests[i].follows = requests[0].id;
+    requests[i].prompt = prompt;
+    requests[i].max_tokens = 8;
+    requests[i].sampling.set_temperature(1);
+    requests[i].sampling.set_index(static_cast<uint32_t>(i));
+    requests[i].on_event = [client = &clients[i]](const TokenEvent& event) {
+      client->OnEvent(event);
+    };
+  }
+  return requests;
+}
+
+TEST_F(EngineTest, SequencesOfOneRequestReadItsPromptOnce) {
+  SchedulerConfig config;
+  config.max_step_tokens = 256;
+  Start({}, config);
+  std::vector<Client> clients(4);
+  const auto prompt = Prompt(3000, 1);
+  std::vector<Request> requests = Group("x", prompt, clients);
+  std::vector<v1::SamplingParams> sampling;
+  for (const Request& request : requests) sampling.push_back(request.sampling);
+  ASSERT_TRUE(engine_->Submit(std::move(requests)).ok());
+  for (size_t i = 0; i < clients.size(); ++i) {
+    EXPECT_EQ(clients[i].Wait().reason, FinishReason::kLength);
+    EXPECT_THAT(clients[i].tokens(), ElementsAreArray(ExpectedReply(prompt, 8, 1000, sampling[i])));
+  }
+  const Engine::Snapshot snapshot = engine_->snapshot();
+  EXPECT_EQ(snapshot.prompt_tokens_computed, 3000 + 3 * (3000 % 64));
+  EXPECT_EQ(snapshot.generation_tokens, 4 * 8);
+  EXPECT_EQ(snapshot.prefix_query_tokens, 4 * 3000);
+  EXPECT_EQ(snapshot.prefix_hit_tokens, 3 * (3000 - 3000 % 64));
+  EXPECT_EQ(metrics_.requests_started.Value(), 4);
+  EXPECT_EQ(metrics_.request_params_n.Collect().histogram.sample_sum, 4);
+  EXPECT_EQ(metrics_.request_params_max_tokens.Collect().histogram.sample_sum, 8);
+}
+
+TEST_F(EngineTest, AllSequencesAreAcceptedOrNone) {
+  FakeOptions options;
+  options.step_time = absl::Milliseconds(5);
+  SchedulerConfig config;
+  config.max_lanes = 1;
+  config.max_waiting_requests = 4;
+  config.max_waiting_prompt_tokens = 100;
+  Start(options, config);
+  Client running;
+  ASSERT_TRUE(Submit("x/2", Prompt(10, 1), 50000, running).ok());
+  running.WaitForTokens(1);
+  std::vector<Client> clients(4), many(5);
+  EXPECT_TRUE(absl::IsAlreadyExists(engine_->Submit(Group("x", Prompt(10, 2), clients))));
+  EXPECT_EQ(engine_->snapshot().waiting, 0);
+  EXPECT_TRUE(absl::IsInvalidArgument(engine_->Submit(Group("y", Prompt(10, 2), many))));
+  const absl::Status long_prompts = engine_->Submit(Group("y", Prompt(26, 2), clients));
+  EXPECT_TRUE(absl::IsInvalidArgument(long_prompts));
+  EXPECT_THAT(
+      std::string(long_prompts.message()),
+      HasSubstr("n: 4 sequences with 104 prompt tokens in all, the queue holds 4 with 100"));
+  std::vector<Client> waiting(2);
+  ASSERT_TRUE(engine_->Submit(Group("z", Prompt(10, 3), waiting)).ok());
+  EXPECT_EQ(engine_->snapshot().waiting, 2);
+  EXPECT_EQ(engine_->snapshot().waiting_prompt_tokens, 20);
+  std::vector<Client> three(3);
+  EXPECT_TRUE(absl::IsResourceExhausted(engine_->Submit(Group("y", Prompt(10, 2), three))));
+  EXPECT_EQ(metrics_.requests_rejected[static_cast<size_t>(Rejection::kDuplicate)]->Value(), 1);
+  EXPECT_EQ(metrics_.requests_rejected[static_cast<size_t>(Rejection::kInvalid)]->Value(), 2);
+  EXPECT_EQ(metrics_.requests_rejected[static_cast<size_t>(Rejection::kOverloaded)]->Value(), 1);
+  engine_->Cancel("x/2", absl::CancelledError("room"));
+  for (Client& client : waiting) EXPECT_EQ(client.Wait().reason, FinishReason::kLength);
+  ASSERT_TRUE(engine_->Submit(Group("x", Prompt(10, 2), clients)).ok()) << "the ids are free";
+  for (Client& client : clients) EXPECT_EQ(client.Wait().reason, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, DrainWaitsForFollowersToo) {
+  FakeOptions options;
+  options.step_time = absl::Milliseconds(1);
+  SchedulerConfig config;
+  config.max_step_tokens = 64;
+  Start(options, config);
+  std::vector<Client> clients(3);
+  ASSERT_TRUE(engine_->Submit(Group("x", Prompt(500, 1), clients)).ok());
+  engine_->Drain(absl::InfiniteDuration());
+  for (Client& client : clients) {
+    ASSERT_TRUE(client.finished());
+    EXPECT_EQ(client.Wait().reason, FinishReason::kLength);
+  }
+}
+
+// ------------------------------------------------------------------------------------- watching --
+
+TEST_F(EngineTest, WhoWatchesSeesLiveRequestsAndTheirBlocks) {
+  FakeOptions options;
+  options.step_time = absl::Milliseconds(1);
+  SchedulerConfig config;
+  config.max_lanes = 1;
+  Start(options, config);
+  EXPECT_EQ(engine_->Requests()->as_of, absl::InfinitePast());
+  EXPECT_TRUE(engine_->Requests()->requests.empty());
+  Client running, waiting;
+  ASSERT_TRUE(Submit("running", Prompt(100, 1), 50000, running).ok());
+  ASSERT_TRUE(Submit("waiting", Prompt(10, 2), 5, waiting).ok());
+  running.WaitForTokens(1);
+  engine_->Watch(absl::Hours(1));
+  std::shared_ptr<const RequestTable> table;
+  do {  // until a copy after a step that was asked for block heat
+    running.WaitForTokens(running.tokens().size() + 1);
+    table = engine_->Requests();
+  } while (table->requests.empty() || table->requests[0].block_heat.empty());
+  ASSERT_EQ(table->requests.size(), 2);
+  EXPECT_EQ(table->requests[0].id, "running");
+  EXPECT_EQ(table->requests[0].phase, RequestPhase::kDecode);
+  EXPECT_EQ(table->requests[1].id, "waiting");
+  EXPECT_EQ(table->requests[1].phase, RequestPhase::kWaiting);
+  const Engine::Snapshot snapshot = engine_->snapshot();
+  EXPECT_EQ(snapshot.max_running, 1);
+  EXPECT_GT(snapshot.blocks_reserved, 700);
+  EXPECT_GT(snapshot.step_phase_seconds[kStepPhases.size() - 1], 0);
+  engine_->Cancel("running", absl::CancelledError("enough"));
+  waiting.Wait();
+}
+
+TEST_F(EngineTest, AnIdleEngineCopiesForWhoWatches) {
+  Start({});
+  do {  // wakes it each time; it copies when it sees the first
+    engine_->Watch(absl::Seconds(10));
+  } while (engine_->Requests()->as_of == absl::InfinitePast());
+  EXPECT_TRUE(engine_->Requests()->requests.empty());
+}
+
 }  // namespace
 }  // namespace asynctls

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <random>
 #include <vector>
 
 #include "kernels/ref/philox.h"
@@ -153,6 +155,269 @@ TYPED_TEST(SampleTest, AgreesWithTheReferenceRowByRow) {
   EXPECT_TRUE(Same(token.view(), want_token.view()));
   EXPECT_TRUE(Same(last.view(), want_last.view()));
   EXPECT_TRUE(Close(log_prob.view(), want_log_prob.view(), kLogProb));
+}
+
+// Cuts that keep many ids, and ties everywhere.
+TYPED_TEST(SampleTest, WideCutsAgreeWithTheReference) {
+  constexpr int64_t kRows = 24, kVocab = 12000;
+  const auto logits = Normal<float, 2>({kRows, kVocab}, 5, 0.3f);
+  Tensor<SampleRow, 1> rows({kRows});
+  const int top_k[] = {0, 1, 700, 5999, 6000, 6001, 11999, 12000};
+  for (int s = 0; s < kRows; ++s) {
+    rows(s) = Row(1, top_k[s % 8], s < 8 ? 1.0f : 0.93f, 0, 77, static_cast<uint32_t>(s));
+    if (s < 16) continue;
+    for (int64_t v = 0; v < kVocab; ++v) {
+      float& logit = logits(s, v);
+      logit = static_cast<float>(static_cast<int>(logit * 8)) / 8;
+    }
+  }
+  Tensor<int32_t, 1> token({kRows}), want({kRows}), last({1});
+  Tensor<float, 1> log_prob({kRows});
+  this->backend_.ops.Sample({logits, kVocab, rows, token, log_prob, last});
+  this->reference_.Sample({logits, kVocab, rows, want, log_prob, last});
+  EXPECT_TRUE(Same(token.view(), want.view()));
+}
+
+// ---------------------------------------------------------------- penalties, biases and bans --
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Rows with all that may change their logits, each row on its own lane.
+struct Adjusting {
+  Adjusting(int64_t rows, int64_t width, int32_t vocab)
+      : vocab(vocab),
+        logits({rows, width}),
+        rows({rows}),
+        edits({rows, kEdits}),
+        generated({rows, vocab}),
+        prompt({rows, (vocab + 31) / 32}),
+        token({rows}),
+        last({rows}),
+        log_prob({rows}) {
+    std::fill_n(generated.data(), generated.size(), uint16_t{0});
+    std::fill_n(prompt.data(), prompt.size(), 0u);
+    for (int64_t s = 0; s < rows; ++s) {
+      this->rows(s) = Row(0);
+      this->rows(s).lane = static_cast<int32_t>(s);
+    }
+  }
+  void InPrompt(int64_t s, int32_t id) { prompt(s, id / 32) |= 1u << id % 32; }
+
+  template <typename OpsType>
+  void Run(OpsType& ops) {
+    ops.Sample({.logits = logits,
+                .vocab = vocab,
+                .rows = rows,
+                .token = token,
+                .log_prob = log_prob,
+                .last_token = last,
+                .edits = edits,
+                .history = {generated, prompt}});
+  }
+
+  static constexpr int kEdits = 6;
+  int32_t vocab;
+  Tensor<float, 2> logits;
+  Tensor<SampleRow, 1> rows;
+  Tensor<LogitEdit, 2> edits;
+  Tensor<uint16_t, 2> generated;
+  Tensor<uint32_t, 2> prompt;
+  Tensor<int32_t, 1> token, last;
+  Tensor<float, 1> log_prob;
+};
+
+// Four ids: 0 in the prompt, 1 generated once, 2 generated three times, 3 new.
+template <typename OpsType>
+int32_t Chosen(OpsType& ops,
+               const std::array<float, 4>& logits,
+               const SampleRow& row,
+               const std::vector<LogitEdit>& edits = {}) {
+  Adjusting a(1, 5, 4);
+  std::copy(logits.begin(), logits.end(), a.logits.data());
+  a.logits(0, 4) = 100;  // a padded row of the vocabulary
+  a.rows(0) = row;
+  a.InPrompt(0, 0);
+  a.generated(0, 1) = 1;
+  a.generated(0, 2) = 3;
+  for (const LogitEdit& edit : edits) a.edits(0, a.rows(0).edit_count++) = edit;
+  a.Run(ops);
+  double total = 0;
+  for (const float l : logits) total += std::exp(l);
+  EXPECT_NEAR(a.log_prob(0), logits[a.token(0)] - std::log(total), 1e-5);  // of the raw logits
+  EXPECT_EQ(a.last(0), a.token(0));
+  return a.token(0);
+}
+
+SampleRow Penalties(float repetition, float frequency, float presence) {
+  SampleRow row = Row(0);
+  row.repetition = repetition;
+  row.frequency = frequency;
+  row.presence = presence;
+  return row;
+}
+
+TYPED_TEST(SampleTest, RepetitionWeakensIdsOfPromptAndReply) {
+  auto& ops = this->backend_.ops;
+  EXPECT_EQ(Chosen(ops, {4, 4, 4, 2.1f}, Penalties(2, 0, 0)), 3);  // 2, 2, 2
+  EXPECT_EQ(Chosen(ops, {4, 4, 4, 1.9f}, Penalties(2, 0, 0)), 0);
+  EXPECT_EQ(Chosen(ops, {4, 4, 5, 2.0f}, Penalties(2, 0, 0)), 2);      // however often it came
+  EXPECT_EQ(Chosen(ops, {-1, -1, -1, -1.9f}, Penalties(2, 0, 0)), 3);  // -2, -2, -2
+  EXPECT_EQ(Chosen(ops, {-1, -1, -1, -2.1f}, Penalties(2, 0, 0)), 0);
+  EXPECT_EQ(Chosen(ops, {1, 1, 1, 1.9f}, Penalties(0.5f, 0, 0)), 0);  // below 1 they gain
+}
+
+TYPED_TEST(SampleTest, FrequencyAndPresenceWeakenIdsOfTheReplyOnly) {
+  auto& ops = this->backend_.ops;
+  EXPECT_EQ(Chosen(ops, {1, 2, 3, 0}, Penalties(1, 0.9f, 0)), 1);  // 1, 1.1, 0.3, 0
+  EXPECT_EQ(Chosen(ops, {1, 2, 3, 0}, Penalties(1, 1.1f, 0)), 0);  // 1, 0.9, -0.3, 0
+  EXPECT_EQ(Chosen(ops, {1, 2, 2.5f, 0}, Penalties(1, 0, 1.4f)), 2);
+  EXPECT_EQ(Chosen(ops, {1, 2, 2.3f, 0}, Penalties(1, 0, 1.4f)), 0);
+  EXPECT_EQ(Chosen(ops, {1, 0, 0, 1.5f}, Penalties(1, -0.6f, 0)), 2);  // 1.8: they gain
+  EXPECT_EQ(Chosen(ops, {1, 1.2f, 0, 1.5f}, Penalties(1, 0, -0.5f)), 1);
+}
+
+TYPED_TEST(SampleTest, PenaltiesComeInTheirOrder) {
+  auto& ops = this->backend_.ops;
+  // Id 1: 4 / 2 - 0.5 - 0.5 + 2 = 3. Subtracting first would give (4 - 1) / 2 + 2 = 3.5, adding the
+  // bias first (4 + 2) / 2 - 1 = 2.
+  const std::vector<LogitEdit> bias = {{.id = 1, .add = 2}};
+  EXPECT_EQ(Chosen(ops, {0, 4, 0, 2.9f}, Penalties(2, 0.5f, 0.5f), bias), 1);
+  EXPECT_EQ(Chosen(ops, {0, 4, 0, 3.1f}, Penalties(2, 0.5f, 0.5f), bias), 3);
+}
+
+TYPED_TEST(SampleTest, BiasesAndBans) {
+  auto& ops = this->backend_.ops;
+  EXPECT_EQ(Chosen(ops, {1, 2, 3, 4}, Row(0), {{0, 3.5f}}), 0);
+  EXPECT_EQ(Chosen(ops, {1, 2, 3, 4}, Row(0), {{3, -100}, {2, -1.5f}}), 1);
+  EXPECT_EQ(Chosen(ops, {1, 2, 3, 4}, Row(0), {{3, kNan}, {2, kNan}}), 1);
+  EXPECT_EQ(Chosen(ops, {1, 2, 3, 4}, Row(0), {{3, 100}, {3, kNan}}), 2);  // a ban stays
+  EXPECT_EQ(Chosen(ops, {1, 2, 3, 4}, Row(0), {{4, 100}, {2000000000, 1}}), 3);
+  for (uint32_t position = 0; position < 200; ++position) {
+    EXPECT_LT(Chosen(ops, {1, 2, 3, 9}, Row(1, 0, 1, 0, 1, position), {{3, kNan}}), 3);
+    EXPECT_LT(Chosen(ops, {1, 2, 3, 9}, Row(1, 3, 0.9f, 0, 1, position), {{3, kNan}}), 3);
+  }
+}
+
+TYPED_TEST(SampleTest, AnIdWhereNothingHasProbability) {
+  auto& ops = this->backend_.ops;
+  for (const SampleRow& row : {Row(0), Row(1), Row(1, 2), Row(1, 0, 0.5f)}) {
+    Adjusting a(3, 4, 4);
+    for (int s = 0; s < 3; ++s) {
+      a.rows(s) = row;
+      a.rows(s).lane = s;
+      for (int id = 0; id < 4; ++id) a.logits(s, id) = s == 0 ? kNan : -kInfinity;
+    }
+    a.logits(1, 0) = a.logits(1, 1) = kNan;
+    a.logits(2, 2) = kInfinity;
+    a.Run(ops);
+    EXPECT_EQ(a.token(0), 0);
+    EXPECT_EQ(a.token(1), 2);
+    EXPECT_EQ(a.token(2), 2);
+  }
+}
+
+TYPED_TEST(SampleTest, CountsWhatPenalisedRowsSample) {
+  Adjusting a(3, 4, 4);
+  for (int s = 0; s < 3; ++s) {
+    for (int id = 0; id < 4; ++id) a.logits(s, id) = static_cast<float>(id);
+    a.generated(s, 3) = s == 2 ? 65534 : 0;
+  }
+  a.rows(0).lane = 1;
+  a.rows(0).presence = 0.25f;
+  a.rows(1).lane = 0;  // no penalty: its lane's history is nobody's
+  a.rows(2).frequency = -1e-9f;
+  for (int step = 0; step < 3; ++step) a.Run(this->backend_.ops);
+  EXPECT_EQ(a.generated(0, 3), 0);
+  EXPECT_EQ(a.generated(1, 3), 3);
+  EXPECT_EQ(a.generated(1, 2), 0);
+  EXPECT_EQ(a.generated(2, 3), 65535);
+}
+
+TYPED_TEST(SampleTest, FollowsTheProbabilitiesThatPenaltiesLeave) {
+  constexpr int kDraws = 4000;
+  Adjusting a(1, 6, 5);
+  const std::array<float, 6> logits = {1.0f, -0.5f, 2.0f, 0.7f, 0.2f, 50};
+  std::copy(logits.begin(), logits.end(), a.logits.data());
+  a.edits(0, 0) = {.id = 3, .add = kNan};
+  a.edits(0, 1) = {.id = 4, .add = 1.0f};
+  // 1 / 1.25; -0.5 * 1.25; 2 / 1.25 - 2 * 0.4 - 0.3; banned; 0.2 + 1.
+  const std::array<double, 5> adjusted = {0.8, -0.625, 0.5, -kInfinity, 1.2};
+  double total = 0;
+  for (const double l : adjusted) total += std::exp(l / 0.8);
+  std::map<int32_t, double> drawn;
+  for (uint32_t position = 0; position < kDraws; ++position) {
+    a.rows(0) = Row(0.8f, 0, 1, 0, 7, position);
+    a.rows(0).repetition = 1.25f;
+    a.rows(0).frequency = 0.4f;
+    a.rows(0).presence = 0.3f;
+    a.rows(0).edit_count = 2;
+    a.prompt(0, 0) = 0b11;
+    for (int id = 0; id < 5; ++id) a.generated(0, id) = id == 2 ? 2 : 0;
+    a.Run(this->backend_.ops);
+    drawn[a.token(0)] += 1.0 / kDraws;
+  }
+  for (int id = 0; id < 5; ++id) {
+    const double want = std::exp(adjusted[static_cast<size_t>(id)] / 0.8) / total;
+    // Four standard deviations.
+    EXPECT_NEAR(drawn[id], want, 4 * std::sqrt(want * (1 - want) / kDraws) + 1e-9) << "id " << id;
+  }
+}
+
+// Everything at once on rows of every kind, ties and NaN among the logits.
+void Scramble(Adjusting& a, uint32_t seed) {
+  std::mt19937 random(seed);
+  const auto chance = [&](int one_in) { return random() % static_cast<uint32_t>(one_in) == 0; };
+  for (int64_t s = 0; s < a.rows.size(); ++s) {
+    for (int64_t v = 0; v < a.logits.view().dim(1); ++v) {
+      a.logits(s, v) = chance(50) ? kNan : static_cast<float>(random() % 200) / 20 - 5;
+    }
+    for (int32_t id = 0; id < a.vocab; ++id) {
+      if (chance(8)) a.InPrompt(s, id);
+      if (chance(8)) a.generated(s, id) = static_cast<uint16_t>(1 + random() % 4);
+    }
+    const int32_t begin = static_cast<int32_t>(s % 2);
+    a.rows(s) = Row(s % 3 == 0 ? 0.0f : 0.5f * static_cast<float>(s % 4),
+                    s % 5 == 0 ? 10 : 0,
+                    s % 7 == 0 ? 0.8f : 1.0f,
+                    s % 11 == 0 ? 0.1f : 0.0f,
+                    seed,
+                    static_cast<uint32_t>(s));
+    a.rows(s).lane = static_cast<int32_t>(a.rows.size() - 1 - s);
+    a.rows(s).repetition = s & 1 ? 1.3f : 1.0f;
+    a.rows(s).frequency = s & 2 ? 0.7f : 0.0f;
+    a.rows(s).presence = s & 4 ? -0.9f : 0.0f;
+    a.rows(s).edit_begin = begin;
+    a.rows(s).edit_count = s & 8 ? Adjusting::kEdits - begin : 0;
+    for (int e = 0; e < Adjusting::kEdits; ++e) {
+      a.edits(s, e) = {.id = static_cast<int32_t>(random() % static_cast<uint32_t>(a.vocab + 2)),
+                       .add = e % 3 == 0 ? kNan : static_cast<float>(e) - 2};
+    }
+  }
+}
+
+TYPED_TEST(SampleTest, AdjustedRowsAgreeWithTheReference) {
+  for (const int32_t vocab : {1, 7, 31, 32, 33, 64, 97, 1000, 3001}) {
+    Adjusting got(32, vocab + 3, vocab), want(32, vocab + 3, vocab);
+    Scramble(got, static_cast<uint32_t>(vocab));
+    Scramble(want, static_cast<uint32_t>(vocab));
+    for (int step = 0; step < 3; ++step) {  // the history grows
+      got.Run(this->backend_.ops);
+      want.Run(this->reference_);
+      ASSERT_TRUE(Same(got.token.view(), want.token.view())) << "vocabulary of " << vocab;
+      ASSERT_TRUE(Same(got.last.view(), want.last.view()));
+      ASSERT_TRUE(Same(got.generated.view(), want.generated.view()));
+      for (int64_t s = 0; s < 32; ++s) {
+        if (std::isnan(want.log_prob(s))) {
+          EXPECT_TRUE(std::isnan(got.log_prob(s)));
+        } else {
+          EXPECT_NEAR(got.log_prob(s), want.log_prob(s), 1e-4);
+        }
+        ++got.rows(s).position;
+        ++want.rows(s).position;
+      }
+    }
+  }
 }
 
 }  // namespace

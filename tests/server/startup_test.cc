@@ -28,7 +28,7 @@ TEST(InitRequestFromTest, CarriesTheConfiguration) {
   config.set_weights("synthetic");
   config.set_tensor_parallel(2);
   config.set_dense_layers(0);
-  const v1::InitRequest init = InitRequestFrom(config, 8, "meet", {1, 2});
+  const v1::InitRequest init = InitRequestFrom(config, 8, "meet", {1, 2}, 2000);
   EXPECT_EQ(init.model_dir(), "dir");
   EXPECT_EQ(init.weights(), v1::WEIGHT_SOURCE_SYNTHETIC);
   EXPECT_EQ(init.threads(), 4u);  // its share of the cores
@@ -39,11 +39,12 @@ TEST(InitRequestFromTest, CarriesTheConfiguration) {
   EXPECT_EQ(init.dense_below(), 4096u);
   EXPECT_EQ(init.rendezvous(), "meet");
   EXPECT_THAT(init.calibration_tokens(), ElementsAre(1, 2));
+  EXPECT_EQ(init.sampled_vocab(), 2000u);
   config.set_threads(3);
-  EXPECT_EQ(InitRequestFrom(config, 8, "", {}).threads(), 3u);
+  EXPECT_EQ(InitRequestFrom(config, 8, "", {}, 2000).threads(), 3u);
   config.set_threads(0);
   config.set_tensor_parallel(16);
-  EXPECT_EQ(InitRequestFrom(config, 8, "", {}).threads(), 1u);
+  EXPECT_EQ(InitRequestFrom(config, 8, "", {}, 2000).threads(), 1u);
 }
 
 TEST(SchedulerConfigFromTest, TakesSizesFromTheWorkersAndLimitsFromTheConfiguration) {

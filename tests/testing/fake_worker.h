@@ -46,18 +46,42 @@ inline uint32_t TokenOf(uint64_t state, uint32_t vocab_size) {
   return static_cast<uint32_t>((state >> 20) % vocab_size);
 }
 
+// Log-probability of a prompt token behind a state, and of the n-th likeliest id at any place.
+inline float PromptLogProbOf(uint64_t state, uint32_t token) {
+  return -0.01f * static_cast<float>(NextState(state, token) % 1000);
+}
+inline float TopLogProbOf(uint32_t n) { return -0.5f - static_cast<float>(n); }
+
+// Sampled sequences of one request differ by their index, greedy ones do not.
+inline uint64_t SampledState(uint64_t state, const v1::SamplingParams& sampling) {
+  return sampling.temperature() > 0 && sampling.index() > 0 ? NextState(state, sampling.index())
+                                                            : state;
+}
+
 // What FakeWorker replies to `prompt`: the reference of all tests.
 inline std::vector<uint32_t> ExpectedReply(const std::vector<uint32_t>& prompt,
                                            uint32_t max_tokens,
-                                           uint32_t vocab_size = FakeOptions().vocab_size) {
+                                           uint32_t vocab_size = FakeOptions().vocab_size,
+                                           const v1::SamplingParams& sampling = {}) {
   uint64_t state = 0;
   for (uint32_t token : prompt) state = NextState(state, token);
   std::vector<uint32_t> reply;
   while (reply.size() < max_tokens) {
-    reply.push_back(TokenOf(state, vocab_size));
+    reply.push_back(TokenOf(SampledState(state, sampling), vocab_size));
     state = NextState(state, reply.back());
   }
   return reply;
+}
+
+// The log-probabilities it says of a prompt: of position 1, then 2, ...
+inline std::vector<float> ExpectedPromptLogProbs(const std::vector<uint32_t>& prompt) {
+  std::vector<float> log_probs;
+  uint64_t state = 0;
+  for (size_t i = 0; i + 1 < prompt.size(); ++i) {
+    state = NextState(state, prompt[i]);
+    log_probs.push_back(PromptLogProbOf(state, prompt[i + 1]));
+  }
+  return log_probs;
 }
 
 // The device half of FakeWorker, without a thread: runs plans and checks them.
@@ -75,7 +99,7 @@ class FakeModel {
     for (const v1::LaneStart& start : plan.starts()) Start(start);
     CheckShape(plan);
     for (const v1::LaneWork& work : plan.work()) {
-      if (error_.empty()) Work(work, result);
+      if (error_.empty()) Work(work, plan.report_blocks(), result);
     }
     if (!error_.empty()) {
       return absl::InternalError(absl::StrCat("plan ",
@@ -102,6 +126,7 @@ class FakeModel {
     std::vector<Row> rows;
   };
   struct LaneState {
+    v1::SamplingParams sampling;
     v1::SparseParams sparse;
     std::vector<uint32_t> table;
     uint32_t end = 0;  // positions written or adopted
@@ -124,7 +149,14 @@ class FakeModel {
     Require(start.lane() < options_.max_lanes, "lanes are below max_lanes");
     Require(lanes_.count(start.lane()) == 0,
             absl::StrCat("lane ", start.lane(), " is free when started"));
-    lanes_[start.lane()].sparse = start.sparse();
+    LaneState& lane = lanes_[start.lane()];
+    lane.sampling = start.sampling();
+    lane.sparse = start.sparse();
+    const float penalty = start.sampling().repetition_penalty();
+    Require((start.prompt_ids_size() > 0) == (penalty != 0 && penalty != 1),
+            "the prompt's ids come where there is a repetition penalty");
+    const std::set<uint32_t> ids(start.prompt_ids().begin(), start.prompt_ids().end());
+    Require(ids.size() == static_cast<size_t>(start.prompt_ids_size()), "each id comes once");
   }
 
   void CheckShape(const v1::StepPlan& plan) {
@@ -146,19 +178,47 @@ class FakeModel {
     Require(rows <= options_.max_step_tokens, "rows are within max_step_tokens");
   }
 
-  void Work(const v1::LaneWork& work, v1::StepResult& result) {
+  void Work(const v1::LaneWork& work, bool report_blocks, v1::StepResult& result) {
     LaneState& lane = lanes_[work.lane()];
     AppendBlocks(work, lane);
     if (!error_.empty()) return;
     for (uint32_t i = 0; i < work.count() && error_.empty(); ++i) WriteRow(work, i, lane);
     if (!error_.empty()) return;
-    if (work.decode()) ReportRead(work, lane, result);
+    if (work.decode()) ReportRead(work, report_blocks, lane, result);
+    if (lane.sampling.prompt_log_probs()) ReportPrompt(work, lane, result);
     if (work.sample()) {
-      lane.last_token = TokenOf(RowAt(lane, lane.end - 1).state, options_.vocab_size);
+      const uint64_t state = RowAt(lane, lane.end - 1).state;
+      lane.last_token = TokenOf(SampledState(state, lane.sampling), options_.vocab_size);
       v1::SampledToken& sampled = *result.add_sampled();
       sampled.set_lane(work.lane());
       sampled.set_token(*lane.last_token);
       sampled.set_log_prob(-0.5f);
+      AddTop(*lane.last_token, lane.sampling.top_log_probs(), *sampled.mutable_top());
+    }
+  }
+
+  // `first` and the ids behind it.
+  void AddTop(uint32_t first, uint32_t count, v1::TopIds& top) {
+    for (uint32_t n = 0; n < count; ++n) {
+      top.add_ids((first + n) % options_.vocab_size);
+      top.add_log_probs(TopLogProbOf(n));
+    }
+  }
+
+  // Of the prompt tokens behind the rows.
+  void ReportPrompt(const v1::LaneWork& work, const LaneState& lane, v1::StepResult& result) {
+    std::vector<uint32_t> behind(work.tokens().begin(), work.tokens().end());
+    if (!behind.empty()) behind.erase(behind.begin());
+    if (work.has_next_token()) behind.push_back(work.next_token());
+    if (behind.empty()) return;
+    v1::PromptTokens& tokens = *result.add_prompt_tokens();
+    tokens.set_lane(work.lane());
+    tokens.set_start(work.start() + 1);
+    for (uint32_t i = 0; i < behind.size(); ++i) {
+      const uint64_t state = RowAt(lane, work.start() + i).state;
+      tokens.add_log_probs(PromptLogProbOf(state, behind[i]));
+      if (lane.sampling.prompt_top_log_probs() == 0) continue;
+      AddTop(behind[i], lane.sampling.prompt_top_log_probs(), *tokens.add_top());
     }
   }
 
@@ -218,7 +278,10 @@ class FakeModel {
     lane.end = position + 1;
   }
 
-  void ReportRead(const v1::LaneWork& work, const LaneState& lane, v1::StepResult& result) {
+  void ReportRead(const v1::LaneWork& work,
+                  bool report_blocks,
+                  const LaneState& lane,
+                  v1::StepResult& result) {
     v1::LaneRead& read = *result.add_reads();
     read.set_lane(work.lane());
     const bool dense = lane.sparse.mode() == v1::ATTENTION_MODE_UNSPECIFIED ||
@@ -232,6 +295,10 @@ class FakeModel {
     read.mutable_read()->set_dense_tokens(lane.end);
     read.mutable_read()->set_dense_blocks((lane.end + positions - 1) / positions);
     read.mutable_read()->set_dense_bytes(uint64_t{lane.end} * 16);
+    // The last blocks are read, by all.
+    if (!report_blocks) return;
+    read.mutable_block_heat()->assign(lane.table.size() - read.read().blocks(), '\0');
+    read.mutable_block_heat()->append(read.read().blocks(), '\xff');
   }
 
   const FakeOptions options_;

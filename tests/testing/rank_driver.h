@@ -62,16 +62,17 @@ class RankDriver {
   explicit RankDriver(RankModel<B>& model) : model_(model) {}
 
   // A greedy sequence on a free lane, its first blocks given (a reused prefix of `start`
-  // positions).
-  void Start(uint32_t lane,
-             const v1::SparseParams& sparse,
-             const std::vector<uint32_t>& blocks = {},
-             uint32_t start = 0) {
+  // positions). What is returned may be changed until the next call.
+  v1::LaneStart& Start(uint32_t lane,
+                       const v1::SparseParams& sparse,
+                       const std::vector<uint32_t>& blocks = {},
+                       uint32_t start = 0) {
     v1::LaneStart* s = plan_.add_starts();
     s->set_lane(lane);
     s->mutable_sampling()->set_top_p(1);
     *s->mutable_sparse() = sparse;
     lanes_[lane] = {.length = start, .blocks = blocks, .sent = 0};
+    return *s;
   }
 
   void Release(uint32_t lane) {
@@ -79,15 +80,23 @@ class RankDriver {
     lanes_.erase(lane);
   }
 
-  // Adds rows of prompt to the step being built.
-  void Prefill(uint32_t lane, std::span<const uint32_t> tokens, bool sample = false) {
-    AddWork(lane, tokens, static_cast<uint32_t>(tokens.size()), false, sample);
+  // Adds rows of prompt to the step being built; `next` is the prompt's token after them.
+  void Prefill(uint32_t lane,
+               std::span<const uint32_t> tokens,
+               bool sample = false,
+               std::optional<uint32_t> next = {}) {
+    AddWork(lane, tokens, static_cast<uint32_t>(tokens.size()), false, sample, next);
   }
-  // Adds one decode row: of `token`, or of the lane's last sampled one.
-  void Decode(uint32_t lane, std::optional<uint32_t> token = {}) {
+  // Adds one decode row: of `token`, or of the lane's last sampled one; sampled unless the prompt
+  // goes on with `next`.
+  void Decode(uint32_t lane,
+              std::optional<uint32_t> token = {},
+              std::optional<uint32_t> next = {}) {
     const uint32_t given = token.value_or(0);
-    AddWork(lane, {&given, token.has_value() ? 1u : 0u}, 1, true, true);
+    AddWork(lane, {&given, token.has_value() ? 1u : 0u}, 1, true, !next.has_value(), next);
   }
+  // The step being built reports the blocks its decode rows read.
+  void ReportBlocks() { plan_.set_report_blocks(true); }
 
   // Runs the step.
   v1::StepResult Run() {
@@ -103,7 +112,8 @@ class RankDriver {
     v1::StepResult result;
     while (!tokens.empty()) {
       const size_t count = std::min(chunk, tokens.size());
-      Prefill(lane, tokens.first(count), count == tokens.size());
+      const bool last = count == tokens.size();
+      Prefill(lane, tokens.first(count), last, last ? std::nullopt : std::optional(tokens[count]));
       result = Run();
       tokens = tokens.subspan(count);
     }
@@ -119,8 +129,12 @@ class RankDriver {
     size_t sent;  // blocks the rank knows of
   };
 
-  void AddWork(
-      uint32_t id, std::span<const uint32_t> tokens, uint32_t count, bool decode, bool sample) {
+  void AddWork(uint32_t id,
+               std::span<const uint32_t> tokens,
+               uint32_t count,
+               bool decode,
+               bool sample,
+               std::optional<uint32_t> next) {
     Lane& lane = lanes_[id];
     v1::LaneWork* work = plan_.add_work();
     work->set_lane(id);
@@ -128,6 +142,7 @@ class RankDriver {
     work->set_count(count);
     work->set_decode(decode);
     work->set_sample(sample);
+    if (next.has_value()) work->set_next_token(*next);
     for (const uint32_t token : tokens) work->add_tokens(token);
     lane.length += count;
     while (static_cast<int64_t>(lane.blocks.size()) < BlocksFor(lane.length)) {

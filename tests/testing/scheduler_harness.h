@@ -19,6 +19,9 @@ namespace asynctls::testing {
 // What one request was told.
 struct Told {
   std::vector<uint32_t> tokens, progress;
+  std::vector<v1::TopIds> top;          // of each token
+  std::vector<float> prompt_log_probs;  // of position 1 on, without gaps
+  std::vector<v1::TopIds> prompt_top;   // likewise
   std::optional<TokenEvent::Finished> finished;
 };
 
@@ -78,7 +81,7 @@ class SchedulerHarness {
   std::map<std::string, Told>& all_told() { return told_; }
   Scheduler& scheduler() { return scheduler_; }
   Metrics& metrics() { return metrics_; }
-  // Order of everything told: "id:token", "id:progress", "id:finished".
+  // Order of everything told: "id:token", "id:prompt", "id:progress", "id:finished".
   const std::vector<std::string>& order() const { return order_; }
 
   void Collect() {
@@ -86,20 +89,34 @@ class SchedulerHarness {
       const std::string& id = event.request->id;
       Told& told = told_[id];
       EXPECT_FALSE(told.finished.has_value()) << id << " is told something after its finish";
-      if (event.event.token.has_value()) told.tokens.push_back(*event.event.token);
+      if (event.event.token.has_value()) {
+        told.tokens.push_back(*event.event.token);
+        told.top.push_back(event.event.top);
+      }
       if (event.event.prompt_tokens_done.has_value()) {
         told.progress.push_back(*event.event.prompt_tokens_done);
       }
+      if (event.event.prompt_log_probs.has_value()) {
+        CollectPrompt(*event.event.prompt_log_probs, told);
+      }
       if (event.event.finished.has_value()) told.finished = event.event.finished;
-      order_.push_back(id + (event.event.token.has_value()      ? ":token"
-                             : event.event.finished.has_value() ? ":finished"
-                                                                : ":progress"));
+      order_.push_back(id + (event.event.token.has_value()              ? ":token"
+                             : event.event.finished.has_value()         ? ":finished"
+                             : event.event.prompt_log_probs.has_value() ? ":prompt"
+                                                                        : ":progress"));
     }
   }
 
   absl::Time now = absl::UnixEpoch();
 
  private:
+  static void CollectPrompt(const v1::PromptTokens& tokens, Told& told) {
+    EXPECT_EQ(tokens.start(), told.prompt_log_probs.size() + 1) << "in order, each once";
+    const auto& log_probs = tokens.log_probs();
+    told.prompt_log_probs.insert(told.prompt_log_probs.end(), log_probs.begin(), log_probs.end());
+    told.prompt_top.insert(told.prompt_top.end(), tokens.top().begin(), tokens.top().end());
+  }
+
   static FakeOptions ModelOptions(const SchedulerConfig& config) {
     FakeOptions options;
     options.blocks = config.blocks;

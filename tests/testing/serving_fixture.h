@@ -3,6 +3,7 @@
 // model.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -51,6 +52,7 @@ class TestServer {
  public:
   struct Options {
     FakeOptions fake;
+    std::function<std::unique_ptr<Worker>()> make_worker;  // in the place of FakeWorker
     v1::ServerConfig config = DefaultConfig();
     bool open = true;     // false: as while the model loads
     v1::ModelInfo model;  // merged over what FakeWorker says of itself
@@ -72,9 +74,10 @@ class TestServer {
     ASYNCTLS_CHECK(tokenizer.ok());
     tokenizer_ = *std::move(tokenizer);
     std::vector<std::unique_ptr<Worker>> workers;
-    workers.push_back(std::make_unique<FakeWorker>(options.fake));
+    workers.push_back(options.make_worker ? options.make_worker()
+                                          : std::make_unique<FakeWorker>(options.fake));
     auto group = std::make_unique<WorkerGroup>(std::move(workers));
-    auto init = group->Init(InitRequestFrom(options.config, 2, "", {}));
+    auto init = group->Init(InitRequestFrom(options.config, 2, "", {}, tokenizer_->vocab_size()));
     ASYNCTLS_CHECK(init.ok());
     init->mutable_model()->MergeFrom(options.model);
     SchedulerConfig scheduler = SchedulerConfigFrom(options.config, *init);

@@ -6,16 +6,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <fstream>
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
+
+#include "tests/testing/prometheus_text.h"
 
 namespace asynctls {
 namespace {
 
 using ::testing::ElementsAre;
 
-// Name -> label values (all our metrics have at most one label).
+// Name -> label values.
 std::map<std::string, std::set<std::string>> Collect(const prometheus::Registry& registry) {
   std::map<std::string, std::set<std::string>> metrics;
   for (const auto& family : registry.Collect()) {
@@ -28,15 +33,39 @@ std::map<std::string, std::set<std::string>> Collect(const prometheus::Registry&
   return metrics;
 }
 
+// What is set at the start of a server.
+void SetOnce(Metrics& metrics) {
+  metrics.SetStartup("weights", 1.5);
+  metrics.SetCacheConfig(64, 1000);
+  metrics.SetBuild("1.2");
+  metrics.SetModel("demo", "DemoForCausalLM");
+}
+
 TEST(Metrics, NamesAndLabels) {
   prometheus::Registry registry;
   Metrics metrics(registry);
-  metrics.SetStartup("weights", 1.5);
+  SetOnce(metrics);
   const std::set<std::string> modes = {"mode=dense", "mode=exact", "mode=lagged"};
   const std::map<std::string, std::set<std::string>> expected = {
       {"asynctls_requests_running", {}},
       {"asynctls_requests_waiting", {}},
+      {"asynctls_requests_max_running", {}},
+      {"asynctls_requests_waiting_by_priority",
+       {"priority=low", "priority=normal", "priority=high"}},
+      {"asynctls_waiting_prompt_tokens", {}},
       {"asynctls_requests_started_total", {}},
+      {"asynctls_requests_rejected_total",
+       {"reason=invalid",
+        "reason=overloaded",
+        "reason=unavailable",
+        "reason=duplicate",
+        "reason=other"}},
+      {"asynctls_request_params_n", {}},
+      {"asynctls_request_params_max_tokens", {}},
+      {"asynctls_protocol_requests_total",
+       {"protocol=grpc", "protocol=vllm", "protocol=kserve", "protocol=openai"}},
+      {"asynctls_overload_level", {}},
+      {"asynctls_sent_tokens_total", {}},
       {"asynctls_requests_finished_total",
        {"reason=stop",
         "reason=length",
@@ -47,19 +76,24 @@ TEST(Metrics, NamesAndLabels) {
       {"asynctls_kv_blocks",
        {"state=used", "state=cached", "state=free", "state=reserved", "state=total"}},
       {"asynctls_kv_usage_ratio", {}},
-      {"asynctls_prompt_tokens_total", {}},
+      {"asynctls_prompt_tokens_total", {"source=computed", "source=cached"}},
       {"asynctls_generation_tokens_total", {}},
       {"asynctls_prefix_cache_queries_tokens_total", {}},
       {"asynctls_prefix_cache_hits_tokens_total", {}},
       {"asynctls_time_to_first_token_seconds", {}},
       {"asynctls_inter_token_latency_seconds", {}},
+      {"asynctls_time_per_output_token_seconds", {}},
       {"asynctls_e2e_request_latency_seconds", {}},
       {"asynctls_request_queue_seconds", {}},
       {"asynctls_prefill_seconds", {}},
       {"asynctls_decode_seconds", {}},
+      {"asynctls_inference_seconds", {}},
+      {"asynctls_cancel_to_free_seconds", {}},
       {"asynctls_request_prompt_tokens", {}},
       {"asynctls_request_generation_tokens", {}},
-      {"asynctls_step_seconds", {}},
+      {"asynctls_step_seconds", {"kind=prefill", "kind=decode", "kind=mixed"}},
+      {"asynctls_iteration_tokens", {}},
+      {"asynctls_step_gap_seconds", {}},
       {"asynctls_step_rows", {"kind=prefill", "kind=decode"}},
       {"asynctls_step_phase_seconds_total",
        {"phase=inputs",
@@ -75,6 +109,9 @@ TEST(Metrics, NamesAndLabels) {
       {"asynctls_kv_dense_bytes_total", modes},
       {"asynctls_selection_nan_heads_total", {}},
       {"asynctls_startup_seconds", {"phase=weights"}},
+      {"asynctls_cache_config_info", {"block_size=64", "num_blocks=1000"}},
+      {"asynctls_build_info", {"version=1.2"}},
+      {"asynctls_model_info", {"model_name=demo", "architecture=DemoForCausalLM"}},
   };
   EXPECT_EQ(Collect(registry), expected);
 }
@@ -100,9 +137,93 @@ TEST(Metrics, ReferencesPointAtTheirNames) {
               ElementsAre(std::pair("asynctls_kv_dense_bytes_total lagged", 5),
                           std::pair("asynctls_requests_finished_total deadline", 1),
                           std::pair("asynctls_requests_finished_total rejected", 1),
+                          std::pair("asynctls_requests_rejected_total unavailable", 1),
                           std::pair("asynctls_requests_started_total", 1),
                           std::pair("asynctls_step_phase_seconds_total gemm", 2),
                           std::pair("asynctls_step_phase_seconds_total other", 3)));
+}
+
+TEST(Metrics, RejectionsByReason) {
+  const std::pair<absl::Status, Rejection> cases[] = {
+      {absl::InvalidArgumentError(""), Rejection::kInvalid},
+      {absl::NotFoundError(""), Rejection::kInvalid},
+      {absl::UnimplementedError(""), Rejection::kInvalid},
+      {absl::OutOfRangeError(""), Rejection::kInvalid},
+      {absl::ResourceExhaustedError(""), Rejection::kOverloaded},
+      {absl::UnavailableError(""), Rejection::kUnavailable},
+      {absl::AlreadyExistsError(""), Rejection::kDuplicate},
+      {absl::CancelledError(""), Rejection::kOther},
+      {absl::InternalError(""), Rejection::kOther}};
+  prometheus::Registry registry;
+  Metrics metrics(registry);
+  for (const auto& [status, reason] : cases) {
+    EXPECT_EQ(RejectionOf(status), reason) << status;
+    metrics.CountRejected(status);
+  }
+  double sum = 0;
+  for (const auto* counter : metrics.requests_rejected) sum += counter->Value();
+  EXPECT_EQ(sum, metrics.finished(Outcome::kRejected).Value());
+  EXPECT_EQ(sum, metrics.requests_started.Value());
+}
+
+TEST(Metrics, PriorityClasses) {
+  EXPECT_EQ(PriorityClassOf(-1), PriorityClass::kLow);
+  EXPECT_EQ(PriorityClassOf(0), PriorityClass::kNormal);
+  EXPECT_EQ(PriorityClassOf(1), PriorityClass::kHigh);
+}
+
+TEST(Metrics, TheTextIsValid) {
+  prometheus::Registry registry;
+  Metrics metrics(registry);
+  SetOnce(metrics);
+  for (const double value : {0.0, 0.0003, 0.02, 1.0, 17.0, 1e9}) {
+    metrics.time_to_first_token.Observe(value);
+    metrics.step_rows_decode.Observe(value);
+    metrics.step_gap.Observe(value);
+  }
+  const testing::PrometheusText text = testing::PrometheusTextReader().Read(registry.Collect());
+  EXPECT_EQ(text.types.size(), Collect(registry).size());
+  EXPECT_EQ(text.samples.at("asynctls_time_to_first_token_seconds_bucket{le=\"0.025\"}"), 3);
+  EXPECT_EQ(text.samples.at("asynctls_time_to_first_token_seconds_count"), 6);
+}
+
+// Of a line of a table, without the blanks around them.
+std::vector<std::string> Cells(const std::string& line) {
+  std::vector<std::string> cells;
+  for (size_t at = 1, bar; (bar = line.find('|', at)) != std::string::npos; at = bar + 1) {
+    const size_t first = std::min(line.find_first_not_of(' ', at), bar);
+    const size_t last = std::max(line.find_last_not_of(' ', bar - 1) + 1, first);
+    cells.push_back(line.substr(first, last - first));
+  }
+  return cells;
+}
+
+// The README's table has exactly the names, types and labels of the registry.
+TEST(Metrics, ReadmeAgrees) {
+  prometheus::Registry registry;
+  Metrics metrics(registry);
+  SetOnce(metrics);
+  const testing::PrometheusText text = testing::PrometheusTextReader().Read(registry.Collect());
+  std::ifstream readme(ASYNCTLS_SOURCE_DIR "/engine/metrics/README.md");
+  ASSERT_TRUE(readme.is_open());
+  std::map<std::string, std::string> types, labels;
+  for (std::string line; std::getline(readme, line);) {
+    if (line.rfind("| `asynctls_", 0) != 0) continue;
+    const std::vector<std::string> cells = Cells(line);  // | `name` | type | labels | definition |
+    ASSERT_EQ(cells.size(), 4u) << line;
+    const std::string name = cells[0].substr(1, cells[0].size() - 2);
+    EXPECT_TRUE(types.emplace(name, cells[1]).second) << "twice: " << line;
+    EXPECT_FALSE(cells[3].empty()) << line;
+    labels[name] = cells[2];
+  }
+  EXPECT_EQ(types, text.types);
+  for (const auto& [name, values] : Collect(registry)) {
+    EXPECT_EQ(values.empty(), labels[name].empty()) << name;
+    for (const std::string& value : values) {
+      const std::string label = value.substr(0, value.find('='));
+      EXPECT_NE(labels[name].find("`" + label + "`"), std::string::npos) << name << ": " << label;
+    }
+  }
 }
 
 TEST(Metrics, TwoRegistriesAreIndependent) {

@@ -12,7 +12,8 @@ TEST(ActivationsTest, SizesFollowTheRank) {
   const ModelConfig config = *ParseModelConfig(TinyModel().config, "config.json", Json(), "");
   absl::StatusOr<RankShape> shape = RankShape::Of(config, {0, 2});
   ASSERT_TRUE(shape.ok());
-  absl::StatusOr<Activations> a = Activations::Create(*shape, {.rows = 10, .lanes = 3, .ranks = 2});
+  absl::StatusOr<Activations> a =
+      Activations::Create(*shape, {.rows = 10, .logit_rows = 3, .ranks = 2});
   ASSERT_TRUE(a.ok());
   EXPECT_EQ(a->residual.shape, (std::array<int64_t, 2>{10, 32}));
   EXPECT_EQ(a->qkv.shape, (std::array<int64_t, 2>{10, (2 + 2) * 32}));
@@ -22,7 +23,7 @@ TEST(ActivationsTest, SizesFollowTheRank) {
   // The last one ends inside the arena that Bytes announced.
   const char* begin = reinterpret_cast<const char*>(a->residual.data);
   const char* end = reinterpret_cast<const char*>(a->all_logits.data) + a->all_logits.bytes();
-  EXPECT_LE(end - begin, Activations::Bytes(*shape, {.rows = 10, .lanes = 3, .ranks = 2}));
+  EXPECT_LE(end - begin, Activations::Bytes(*shape, {.rows = 10, .logit_rows = 3, .ranks = 2}));
 }
 
 TEST(RankShapeTest, NamesWhatRanksDoNotDivide) {

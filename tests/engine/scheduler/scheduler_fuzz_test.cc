@@ -12,6 +12,7 @@
 namespace asynctls {
 namespace {
 
+using testing::ExpectedPromptLogProbs;
 using testing::ExpectedReply;
 using testing::SchedulerHarness;
 using testing::Told;
@@ -49,10 +50,35 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
       const auto reply = ExpectedReply(request.prompt, request.max_tokens);
       request.stop_tokens.push_back(reply[Below(static_cast<uint32_t>(reply.size()))]);
     }
+    if (Below(3) == 0) request.priority = static_cast<int32_t>(Below(5)) - 2;
+    if (Below(6) == 0) request.sampling.set_prompt_log_probs(true);
+    if (Below(6) == 0) request.sampling.set_repetition_penalty(1.5f);
     if (!Scheduler::Check(config_, request).ok()) return;
-    Ask ask = {request.prompt, request.stop_tokens, request.max_tokens};
-    asks_[request.id] = std::move(ask);
-    harness_.Add(std::move(request));
+    const uint32_t sequences = Below(4) == 0 ? 1 + Below(4) : 1;
+    const std::string leader = request.id;
+    for (uint32_t index = 0; index < sequences; ++index) {
+      Request one = Copy(request);
+      one.id = index == 0 ? leader : absl::StrCat("r", added_++);
+      if (index > 0) one.follows = leader;
+      if (index > 0 && Below(4) == 0) one.deadline = harness_.now + absl::Seconds(Below(30));
+      one.sampling.set_temperature(1);
+      one.sampling.set_index(index);
+      asks_[one.id] = {one.prompt, one.stop_tokens, one.max_tokens, one.sampling};
+      harness_.Add(std::move(one));
+    }
+  }
+
+  static Request Copy(const Request& request) {
+    Request copy;
+    copy.prompt = request.prompt;
+    copy.max_tokens = request.max_tokens;
+    copy.sampling = request.sampling;
+    copy.stop_tokens = request.stop_tokens;
+    copy.tail = request.tail;
+    copy.cache_salt = request.cache_salt;
+    copy.priority = request.priority;
+    copy.deadline = request.deadline;
+    return copy;
   }
 
   void CancelRandom() { harness_.Cancel(absl::StrCat("r", Below(added_ + 1))); }
@@ -64,6 +90,7 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
     int finished = 0;
     for (const auto& [id, told] : harness_.all_told()) finished += told.finished.has_value();
     Metrics& metrics = harness_.metrics();
+    CheckMetrics(metrics);
     ASSERT_EQ(metrics.requests_started.Value(), asks_.size());
     ASSERT_EQ(metrics.requests_running.Value(), harness_.scheduler().running());
     ASSERT_EQ(metrics.requests_waiting.Value(), harness_.scheduler().waiting());
@@ -73,10 +100,49 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
               asks_.size() - static_cast<size_t>(harness_.scheduler().waiting()));
   }
 
+  // What the metrics say is what the requests were told.
+  void CheckMetrics(Metrics& metrics) {
+    uint64_t replied = 0, tokens = 0, finished = 0, several = 0, aborted = 0;
+    for (const auto& [id, told] : harness_.all_told()) {
+      replied += !told.tokens.empty();
+      tokens += told.tokens.size();
+      finished += told.finished.has_value();
+      several += told.finished.has_value() && told.tokens.size() > 1;
+      aborted += told.finished.has_value() && told.finished->reason == FinishReason::kAborted;
+    }
+    ASSERT_EQ(Samples(metrics.time_to_first_token), replied);
+    ASSERT_EQ(Samples(metrics.prefill_time), replied);
+    ASSERT_EQ(Samples(metrics.inter_token_latency), tokens - replied);
+    ASSERT_EQ(Samples(metrics.time_per_output_token), several);
+    ASSERT_EQ(Samples(metrics.e2e_latency), finished);
+    ASSERT_EQ(metrics.generation_tokens.Value(), tokens);
+    double ended = 0, by_priority = 0;
+    for (const auto* counter : metrics.requests_finished) ended += counter->Value();
+    for (const auto* gauge : metrics.waiting_by_priority) by_priority += gauge->Value();
+    ASSERT_EQ(ended, finished);
+    ASSERT_EQ(metrics.requests_started.Value(),
+              ended + metrics.requests_running.Value() + metrics.requests_waiting.Value());
+    ASSERT_EQ(by_priority, metrics.requests_waiting.Value());
+    const Metrics::KvBlocks& kv = metrics.kv_blocks;
+    ASSERT_EQ(kv.used.Value() + kv.cached.Value() + kv.free.Value(), kv.total.Value());
+    ASSERT_LE(kv.reserved.Value(), kv.cached.Value() + kv.free.Value());
+    ASSERT_EQ(metrics.prompt_tokens_cached.Value(), metrics.prefix_cache_hits_tokens.Value());
+    ASSERT_LE(metrics.prefix_cache_hits_tokens.Value(),
+              metrics.prefix_cache_queries_tokens.Value());
+    // Those in the plan in flight are still held.
+    ASSERT_LE(Samples(metrics.cancel_to_free), aborted);
+    ASSERT_LE(aborted - Samples(metrics.cancel_to_free), config_.max_lanes);
+  }
+
+  static uint64_t Samples(const prometheus::Histogram& histogram) {
+    return histogram.Collect().histogram.sample_count;
+  }
+
   void CheckReply(const std::string& id, const Told& told) {
     ASSERT_TRUE(told.finished.has_value()) << id;
     const Ask& ask = asks_[id];
-    std::vector<uint32_t> expected = ExpectedReply(ask.prompt, ask.max_tokens);
+    std::vector<uint32_t> expected =
+        ExpectedReply(ask.prompt, ask.max_tokens, config_.vocab_size, ask.sampling);
     const auto stop =
         std::find_first_of(expected.begin(), expected.end(), ask.stops.begin(), ask.stops.end());
     const bool stops = stop != expected.end();
@@ -89,11 +155,17 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
       ASSERT_EQ(told.finished->reason, stops ? FinishReason::kStop : FinishReason::kLength) << id;
     }
     ASSERT_EQ(told.tokens, expected) << id;
+    std::vector<float> log_probs = ExpectedPromptLogProbs(ask.prompt);
+    if (!ask.sampling.prompt_log_probs()) log_probs.clear();
+    ASSERT_LE(told.prompt_log_probs.size(), log_probs.size());
+    if (told.tokens.empty()) log_probs.resize(told.prompt_log_probs.size());
+    ASSERT_EQ(told.prompt_log_probs, log_probs) << id;
   }
 
   struct Ask {
     std::vector<uint32_t> prompt, stops;
     uint32_t max_tokens;
+    v1::SamplingParams sampling;
   };
 
   std::mt19937 random_;
@@ -124,6 +196,7 @@ TEST_P(SchedulerFuzz, InvariantsHoldAndNothingLeaks) {
   ASSERT_NO_FATAL_FAILURE(CheckInvariants());
   EXPECT_EQ(harness_.scheduler().running() + harness_.scheduler().waiting(), 0);
   EXPECT_EQ(harness_.scheduler().blocks().used(), 0);
+  EXPECT_EQ(harness_.metrics().waiting_prompt_tokens.Value(), 0);
   for (const auto& [id, told] : harness_.all_told()) {
     ASSERT_NO_FATAL_FAILURE(CheckReply(id, told));
   }

@@ -47,6 +47,21 @@ std::vector<std::array<uint32_t, 3>> Rows(const v1::StepPlan& plan) {
   return rows;
 }
 
+TEST(Scheduler, RanksLearnTheIdsOfThePromptWhereARepetitionPenaltyNeedsThem) {
+  SchedulerHarness h(Small());
+  for (const float penalty : {0.0f, 1.0f, 1.2f}) {
+    Request request = MakeRequest(absl::StrCat("r", penalty), {5, 2, 5, 3, 2, 2}, 1);
+    request.sampling.set_repetition_penalty(penalty);
+    request.cache_salt = request.id;  // else the later ones wait for the first one's block
+    h.Add(std::move(request));
+  }
+  const v1::StepPlan& plan = h.Plan();
+  ASSERT_EQ(plan.starts_size(), 3);
+  EXPECT_THAT(plan.starts(0).prompt_ids(), ElementsAre());
+  EXPECT_THAT(plan.starts(1).prompt_ids(), ElementsAre());
+  EXPECT_THAT(plan.starts(2).prompt_ids(), ElementsAre(5, 2, 3));
+}
+
 TEST(Scheduler, PlansOfOneRequest) {
   SchedulerHarness h(Small());
   Request request = MakeRequest("a", {1, 2, 3, 4, 5, 6}, 2);

@@ -13,14 +13,22 @@ using ::testing::ElementsAre;
 
 class SequenceTest : public ::testing::Test {
  protected:
-  std::unique_ptr<Sequence> Make(uint32_t prompt, uint32_t max_tokens, uint32_t tail = 0) {
+  std::unique_ptr<Sequence> Make(uint32_t prompt,
+                                 uint32_t max_tokens,
+                                 uint32_t tail = 0,
+                                 const Sequence* twin = nullptr) {
     Request request;
     request.prompt.resize(prompt);
+    request.sampling.set_prompt_log_probs(prompt_log_probs_);
     std::iota(request.prompt.begin(), request.prompt.end(), 100);
     request.max_tokens = max_tokens;
     request.tail = tail;
-    auto sequence = std::make_unique<Sequence>(
-        std::move(request), absl::UnixEpoch(), 4, allocator_, namer_, namer_.Root("model", ""));
+    auto sequence =
+        std::make_unique<Sequence>(std::move(request),
+                                   absl::UnixEpoch(),
+                                   4,
+                                   allocator_,
+                                   Sequence::Naming{namer_, namer_.Root("model", ""), twin});
     sequence->lane = lanes_++;
     return sequence;
   }
@@ -34,6 +42,7 @@ class SequenceTest : public ::testing::Test {
   BlockAllocator allocator_{32};
   BlockNamer namer_;
   Lane lanes_ = 0;
+  bool prompt_log_probs_ = false;  // of what Make makes
 };
 
 TEST_F(SequenceTest, ChunksThenDecodes) {
@@ -58,6 +67,18 @@ TEST_F(SequenceTest, ChunksThenDecodes) {
   EXPECT_TRUE(decode.decode());
   EXPECT_TRUE(decode.sample());
   EXPECT_EQ(sequence->reserved(), 0);
+}
+
+TEST_F(SequenceTest, RowsNameTheTokenAfterThemForPromptLogProbs) {
+  prompt_log_probs_ = true;
+  auto sequence = Make(7, 2, 2);
+  EXPECT_EQ(Rows(*sequence, 4).next_token(), 104u);
+  EXPECT_EQ(Rows(*sequence, 1).next_token(), 105u);
+  EXPECT_EQ(Rows(*sequence, 1).next_token(), 106u);   // the tail
+  EXPECT_FALSE(Rows(*sequence, 1).has_next_token());  // the prompt's last
+  EXPECT_FALSE(Rows(*sequence, 1).has_next_token());
+  prompt_log_probs_ = false;
+  EXPECT_FALSE(Rows(*Make(7, 2), 4).has_next_token());
 }
 
 TEST_F(SequenceTest, AdoptsWhatAnotherHasCommitted) {
@@ -102,6 +123,21 @@ TEST_F(SequenceTest, DroppedRowsNameNothing) {
   sequence->DropRows();
   sequence.reset();
   EXPECT_EQ(allocator_.free(), 32);
+}
+
+// Copied names are the ones it would have computed: it finds the blocks that were named by them.
+TEST_F(SequenceTest, NamesOfATwinAreItsOwn) {
+  auto reader = Make(17, 3);
+  Rows(*reader, 17);
+  auto other = Make(9, 3);  // another prompt: nothing is copied
+  for (const uint32_t tail : {0u, 6u}) {
+    for (const Sequence* twin : {reader.get(), other.get()}) {
+      auto sequence = Make(17, 3, tail, twin);
+      EXPECT_EQ(sequence->AdoptPrefix(), tail == 0 ? 16 : 8);
+    }
+  }
+  auto short_names = Make(17, 3, 10);  // one block before its tail
+  EXPECT_EQ(Make(17, 3, 0, short_names.get())->AdoptPrefix(), 16);
 }
 
 }  // namespace

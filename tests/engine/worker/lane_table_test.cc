@@ -90,6 +90,40 @@ TEST_F(LaneTableTest, RefusesImpossibleStarts) {
   ExpectBroken(kStart, "lane 0: started, but in use");
 }
 
+TEST_F(LaneTableTest, RefusesImpossiblePenaltiesAndIds) {
+  const auto start = [](const std::string& sampling) {
+    return "starts { lane: 0 sampling { top_p: 1 " + sampling +
+           " } sparse { mode: ATTENTION_MODE_DENSE } }";
+  };
+  ExpectBroken(start("presence_penalty: nan"), "presence_penalty is nan");
+  ExpectBroken(start("frequency_penalty: inf"), "frequency_penalty inf, must be finite");
+  ExpectBroken(start("repetition_penalty: -0.5"), "repetition_penalty is -0.5, must be 0 (off)");
+  ExpectBroken(start("top_log_probs: 21"), "21 top_log_probs, at most 20");
+  ExpectBroken(start("prompt_top_log_probs: 21"), "21 prompt_top_log_probs, at most 20");
+  ExpectBroken(start("logit_bias { key: 100 value: 1 }"),
+               "logit_bias of 100, but the vocabulary has 100");
+  ExpectBroken(start("logit_bias { key: 1 value: nan }"), "logit_bias of 1 is nan");
+  ExpectBroken(start("suppressed_ids: 4000000000"), "suppressed id 4000000000, but");
+  std::string many;
+  for (int i = 0; i < 513; ++i) many += "suppressed_ids: 1 ";
+  ExpectBroken(start(many), "513 suppressed_ids, at most 512");
+  ExpectBroken("starts { lane: 0 prompt_ids: 100 sampling { top_p: 1 } }",
+               "prompt id 100, but the vocabulary has 100");
+  StartLane0();
+  ExpectBroken("work { lane: 0 start: 2 count: 1 tokens: 1 next_token: 100 }",
+               "next token 100, but the vocabulary has 100");
+}
+
+TEST_F(LaneTableTest, CountsWhatALaneSamples) {
+  StartLane0();
+  EXPECT_EQ(lanes_.lane(0).sampled, 0u);
+  ASSERT_TRUE(Apply("work { lane: 0 start: 2 count: 1 tokens: 7 sample: true }").ok());
+  ASSERT_TRUE(Apply("work { lane: 0 start: 3 count: 1 decode: true sample: true }").ok());
+  EXPECT_EQ(lanes_.lane(0).sampled, 2u);
+  ASSERT_TRUE(Apply("released_lanes: 0 " + kStart).ok());
+  EXPECT_EQ(lanes_.lane(0).sampled, 0u);
+}
+
 TEST_F(LaneTableTest, RefusesImpossibleWork) {
   ExpectBroken("released_lanes: 1", "lane 1: released, not in use");
   ExpectBroken("released_lanes: 9", "lane 9: released, not in use");

@@ -73,6 +73,35 @@ TEST(RankPlanTest, NamesFieldValueAndLimit) {
                 "init: kv_bytes is 1000, but one block of 64 positions needs");
 }
 
+TEST(RankPlanTest, SamplesTheTokenizersIds) {
+  v1::InitRequest request = Request();
+  EXPECT_EQ(PlanRank(request, Config())->sampling.vocab, 67);
+  request.set_sampled_vocab(50);
+  EXPECT_EQ(PlanRank(request, Config())->sampling.vocab, 50);
+  EXPECT_EQ(PlanRank(request, Config())->lanes.vocab, 67);  // prompts may name all rows
+  request.set_sampled_vocab(1000);
+  EXPECT_EQ(PlanRank(request, Config())->sampling.vocab, 67);
+}
+
+TEST(RankPlanTest, OnlyRankZeroHasTheMemoryOfSampling) {
+  const auto sampling = [](uint32_t rank, uint32_t lanes) {
+    v1::InitRequest request = Request();
+    request.set_ranks(2);
+    request.set_rank(rank);
+    request.set_max_lanes(lanes);
+    const RankPlan plan = *PlanRank(request, Config());
+    for (const RankPlan::Memory& row : plan.memory) {
+      if (row.what == "sampling") return row.bytes;
+    }
+    return int64_t{-1};
+  };
+  // Per lane: edits, counts of 2 bytes, bits.
+  const int64_t lane = (1024 + 512) * 8 + 67 * 2 + 3 * 4;
+  EXPECT_GE(sampling(0, 32), sampling(1, 32) + 32 * lane);
+  EXPECT_LE(sampling(0, 32), sampling(1, 32) + 32 * lane + 1000);
+  EXPECT_EQ(PlanRank(Request(), Config())->activations.logit_rows, 64);
+}
+
 TEST(RankPlanTest, RefusesWhatMemoryDoesNotHold) {
   const RankPlan plan = *PlanRank(Request(), Config());
   EXPECT_TRUE(CheckFits(plan, plan.TotalBytes()).ok());

@@ -58,13 +58,12 @@ TEST_F(StepInputsTest, PacksPrefill) {
   EXPECT_THAT(Values(first_.ids), ElementsAre(10, 11, 12, 10, 11, 12, 10, 11, 12, 10, 11, 12));
   EXPECT_THAT(Values(first_.attention.positions), ElementsAre(0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2));
   EXPECT_THAT(Values(first_.attention.lanes), ElementsAre(0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3));
-  EXPECT_THAT(Values(first_.sampled), ElementsAre(2, 5, 8, 11));
+  EXPECT_EQ(inputs_->last_row(1), 5);
+  EXPECT_EQ(inputs_->last_row(3), 11);
   ASSERT_EQ(first_.attention.segments.dim(0), 4);
   EXPECT_EQ(first_.attention.segments[3].row, 9);
   EXPECT_EQ(first_.attention.segments[3].count, 3);
-  EXPECT_EQ(inputs_->sample_rows()[1].position, 3u);
-  EXPECT_EQ(inputs_->sample_rows()[1].seed, 5u);
-  EXPECT_EQ(inputs_->sample_rows()[1].lane, 1);
+  EXPECT_FALSE(first_.attention.report_blocks);
 }
 
 TEST_F(StepInputsTest, GroupsDecodeRowsBehindPrefill) {
@@ -86,7 +85,8 @@ TEST_F(StepInputsTest, GroupsDecodeRowsBehindPrefill) {
   EXPECT_EQ(a.bound_rows(), 1);
   EXPECT_THAT(Values(step.ids), ElementsAre(20, 21, -4, -2, 50));
   EXPECT_THAT(Values(a.lanes), ElementsAre(0, 0, 3, 1, 2));
-  EXPECT_THAT(Values(step.sampled), ElementsAre(2, 3));
+  EXPECT_EQ(inputs_->last_row(3), 2);
+  EXPECT_EQ(inputs_->last_row(1), 3);
   EXPECT_EQ(a.rows[0].lag, DecodeRow::kLaggedFirst);
   EXPECT_EQ(a.rows[0].length, 5);
   EXPECT_EQ(a.rows[0].max_blocks, 2);  // no lane has more
@@ -107,7 +107,7 @@ TEST_F(StepInputsTest, GroupsDecodeRowsBehindPrefill) {
 TEST_F(StepInputsTest, AnEmptyPlanPacksNoRows) {
   const Step step = Pack("released_lanes: 2");
   EXPECT_EQ(step.ids.dim(0), 0);
-  EXPECT_EQ(step.sampled.dim(0), 0);
+  EXPECT_EQ(step.attention.rows.dim(0), 0);
 }
 
 }  // namespace

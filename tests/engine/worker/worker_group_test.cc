@@ -197,6 +197,25 @@ class MeetingWorker : public FakeWorker {
   Place& place_;
 };
 
+TEST_F(WorkerGroupTest, BlockHeatIsTheMeanOfTheRanks) {
+  Make(2);
+  const auto with = [](std::string heat) {
+    v1::StepResult result = Result(1, 1);
+    result.mutable_reads(0)->set_block_heat(std::move(heat));
+    return result;
+  };
+  Submit(1);
+  ranks_[0]->Reply(0, with(std::string("\xff\x00\x02\x01", 4)));
+  ranks_[1]->Reply(0, with(std::string("\xff\x00\x03\x00", 4)));
+  ASSERT_EQ(results_.size(), 1u);
+  ASSERT_TRUE(results_[0].ok()) << results_[0].status();
+  EXPECT_EQ(results_[0]->reads(0).block_heat(), std::string("\xff\x00\x03\x01", 4));
+  Submit(2);
+  ranks_[0]->Reply(1, with("ab"));
+  ranks_[1]->Reply(1, with("a"));
+  EXPECT_THAT(std::string(results_[1].status().message()), HasSubstr("block heat"));
+}
+
 TEST(WorkerGroup, InitRunsAllRanksAtOnce) {
   MeetingWorker::Place place;
   std::vector<std::unique_ptr<Worker>> workers;

@@ -99,5 +99,25 @@ TEST(TargetsTest, Sample) {
   });
 }
 
+TEST(TargetsTest, LogProbs) {
+  const auto logits = Normal<float, 2>({2, 1003}, 1, 3);
+  const auto rows = List<LogProbRow>({{1, 5, 20}, {0, 999, 7}});
+  Tensor<float, 1> log_prob({2}), want_log_prob({2});
+  Tensor<int32_t, 2> ids({2, kMaxTopIds}), want_ids({2, kMaxTopIds});
+  Tensor<float, 2> top({2, kMaxTopIds}), want_top({2, kMaxTopIds});
+  want_ids.Fill(0);
+  want_top.Fill(0);
+  RefOps().LogProbs({logits, 1000, rows, want_log_prob, want_ids, want_top});
+  ForEachTarget([&] {
+    CpuOps ops(1);
+    ids.Fill(0);
+    top.Fill(0);
+    ops.LogProbs({logits, 1000, rows, log_prob, ids, top});
+    EXPECT_TRUE(Same(ids.view(), want_ids.view()));
+    EXPECT_TRUE(Close(top.view(), want_top.view(), kLogProb));
+    EXPECT_TRUE(Close(log_prob.view(), want_log_prob.view(), kLogProb));
+  });
+}
+
 }  // namespace
 }  // namespace asynctls::testing

@@ -46,7 +46,8 @@ absl::StatusOr<bool> IsServing(TestServer& server, const std::string& name) {
 
 TEST(HealthTest, AllNamesAreServed) {
   TestServer server;
-  for (const char* name : {"", "liveness", "startup", "readiness", "asynctls.v1.GenerationService"}) {
+  for (const char* name :
+       {"", "liveness", "startup", "readiness", "asynctls.v1.GenerationService"}) {
     const auto serving = IsServing(server, name);
     ASSERT_TRUE(serving.ok()) << name << serving.status();
     EXPECT_TRUE(*serving) << name;
@@ -114,66 +115,6 @@ TEST(StartTest, ATakenPortIsRefused) {
   const auto second = GrpcServer::Start(config, {});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(config.listen()));
-}
-
-class DrainTest : public ::testing::Test {
- protected:
-  static TestServer::Options Options() {
-    TestServer::Options options = TestServer::Defaults();
-    options.fake.step_time = absl::Milliseconds(1);
-    return options;
-  }
-
-  // Begins a request and waits for its first token.
-  void Begin(uint32_t tokens) {
-    reader_ = server_.stub().Generate(&context_, IdsRequest({1, 2, 3}, tokens));
-    v1::GenerateResponse message;
-    while (out_.ids.empty() && reader_->Read(&message)) out_.Take(message);
-  }
-  void ReadOn() {
-    v1::GenerateResponse message;
-    while (reader_->Read(&message)) out_.Take(message);
-    out_.status = reader_->Finish();
-  }
-
-  TestServer server_{Options()};
-  grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader_;
-  Outcome out_;
-};
-
-TEST_F(DrainTest, RunningStreamsEndWellAndNewOnesAreRefused) {
-  Begin(300);
-  std::thread drain([&] { server_.server().Drain(absl::Seconds(60)); });
-  Outcome refused;  // at the latest after a moment; those admitted before that end well
-  do {
-    refused = server_.Generate(IdsRequest({7}, 1));
-  } while (refused.status.ok());
-  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::UNAVAILABLE);
-  const auto ready = IsServing(server_, "readiness");
-  const auto live = IsServing(server_, "liveness");
-  if (ready.ok()) {
-    EXPECT_FALSE(*ready);
-  }
-  if (live.ok()) {
-    EXPECT_TRUE(*live);
-  }
-  ReadOn();
-  drain.join();
-  EXPECT_TRUE(out_.status.ok()) << out_.status.error_message();
-  EXPECT_EQ(out_.ids.size(), 300u);
-  EXPECT_EQ(out_.finished.size(), 1u);
-  EXPECT_TRUE(server_.WaitIdle());
-}
-
-TEST_F(DrainTest, WhatIsLeftAtTheLimitEndsWithUnavailable) {
-  Begin(50000);
-  std::thread drain([&] { server_.server().Drain(absl::Milliseconds(20)); });
-  ReadOn();
-  drain.join();
-  EXPECT_EQ(out_.status.error_code(), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_TRUE(out_.finished.empty());
-  EXPECT_TRUE(server_.WaitIdle());
 }
 
 }  // namespace
