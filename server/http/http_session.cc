@@ -350,6 +350,7 @@ void HttpSession::AnswerWritten() {
   }
   ErrorCode ignored;
   socket_.shutdown(net::ip::tcp::socket::shutdown_send, ignored);
+  if (loop_.closing) return Close();
   state_ = State::kLingering;
   deadline_ = absl::Now() + kLinger;
   in_.clear();
