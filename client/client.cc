@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/client.h"
 
+#include <algorithm>
 #include <climits>
 #include <optional>
 #include <utility>
@@ -14,49 +15,90 @@
 namespace asynctls {
 namespace {
 
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+// Adds a message to the sequence it belongs to. Errors: DATA_LOSS for an index that was not asked
+// for or a second Finished.
+absl::Status Take(const v1::GenerateResponse& message,
+                  GenerateReply& reply,
+                  std::vector<bool>& finished) {
+  if (message.has_started()) reply.started = message.started();
+  if (message.has_prompt_log_probs()) reply.prompt.MergeFrom(message.prompt_log_probs());
+  if (!message.has_delta() && !message.has_finished()) return absl::OkStatus();
+  const uint32_t index = message.has_delta() ? message.delta().index() : message.finished().index();
+  if (index >= reply.choices.size() || finished[index]) {
+    return absl::DataLossError(
+        absl::StrCat("the stream had an event too many of sequence ", index));
+  }
+  Choice& choice = reply.choices[index];
+  if (message.has_delta()) {
+    choice.text += message.delta().text();
+    choice.tokens.MergeFrom(message.delta());
+  } else {
+    choice.finished = message.finished();
+    finished[index] = true;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-Client::Client(const std::string& target) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target, int id) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetMaxReceiveMessageSize(INT_MAX);
-  stub_ = v1::GenerationService::NewStub(
-      grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments));
+  arguments.SetInt("asynctls.channel_id", id);  // channels of equal arguments share a connection
+  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
 }
 
-absl::StatusOr<Reply> Client::Generate(const v1::GenerateRequest& request,
-                                       const OnEvent& on_event,
-                                       absl::Time deadline) {
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+void Canceller::Cancel() {
+  std::lock_guard lock(mu_);
+  cancelled_ = true;
+  if (context_ != nullptr) context_->TryCancel();
+}
+
+void Canceller::Watch(grpc::ClientContext* context) {
+  std::lock_guard lock(mu_);
+  context_ = context;
+  if (cancelled_ && context_ != nullptr) context_->TryCancel();
+}
+
+Client::Client(const std::string& target)
+    : stub_(v1::GenerationService::NewStub(MakeChannel(target))) {}
+
+absl::StatusOr<GenerateReply> Client::Generate(const v1::GenerateRequest& request,
+                                               const OnEvent& on_event,
+                                               const CallOptions& options) {
   grpc::ClientContext context;
-  if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
+  if (options.deadline != absl::InfiniteFuture()) {
+    context.set_deadline(absl::ToChronoTime(options.deadline));
+  }
   const absl::Time start = absl::Now();
   auto reader = stub_->Generate(&context, request);
-  Reply reply;
+  if (options.canceller != nullptr) options.canceller->Watch(&context);
+  GenerateReply reply;
+  reply.choices.resize(std::max(1u, request.sampling().n()));
+  std::vector<bool> finished(reply.choices.size());
   std::optional<absl::Time> first;
-  int finished = 0;
+  absl::Status events;
   v1::GenerateResponse message;
   while (reader->Read(&message)) {
-    if (message.has_started()) reply.started = message.started();
-    if (message.has_delta()) {
-      if (!first.has_value()) first = absl::Now();
-      reply.text += message.delta().text();
-    }
-    if (message.has_finished()) {
-      reply.finished = message.finished();
-      ++finished;
-    }
+    if (message.has_delta() && !first.has_value()) first = absl::Now();
+    events.Update(Take(message, reply, finished));
     on_event(message);
   }
   const grpc::Status status = reader->Finish();
+  if (options.canceller != nullptr) options.canceller->Watch(nullptr);
   if (!status.ok()) return FromGrpc(status);
-  if (finished != 1) {
-    return absl::DataLossError(absl::StrCat("the stream had ", finished, " Finished messages"));
+  if (!events.ok()) return events;
+  const auto missing = std::find(finished.begin(), finished.end(), false);
+  if (missing != finished.end()) {
+    return absl::DataLossError(
+        absl::StrCat("the stream ended without Finished of sequence ", missing - finished.begin()));
   }
   const absl::Time end = absl::Now();
   reply.first_token = first.value_or(end) - start;

@@ -18,6 +18,8 @@ enum ExitCode : int {
 };
 
 int RunGenerate(const std::vector<std::string>& args);
+int RunChat(const std::vector<std::string>& args);
+int RunBench(const std::vector<std::string>& args);
 int RunEval(const std::vector<std::string>& args);
 int RunCalibrate(const std::vector<std::string>& args);
 

@@ -2,6 +2,7 @@
 #include "client/flags.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -34,9 +35,11 @@ absl::StatusOr<Flags> Flags::Parse(const std::vector<FlagSpec>& specs,
     } else {
       return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value"));
     }
-    if (!out.values_.emplace(name, value).second) {
+    std::vector<std::string>& values = out.values_[name];
+    if (!values.empty() && !spec->repeats) {
       return absl::InvalidArgumentError(absl::StrCat("--", name, " is given twice"));
     }
+    values.push_back(value);
   }
   return out;
 }
@@ -52,7 +55,18 @@ std::string Flags::Help(const std::vector<FlagSpec>& specs) {
 
 std::string Flags::Text(const std::string& name, const std::string& fallback) const {
   const auto found = values_.find(name);
-  return found == values_.end() ? fallback : found->second;
+  return found == values_.end() ? fallback : found->second.back();
+}
+
+std::vector<std::string> Flags::names() const {
+  std::vector<std::string> out;
+  for (const auto& [name, values] : values_) out.push_back(name);
+  return out;
+}
+
+std::vector<std::string> Flags::All(const std::string& name) const {
+  const auto found = values_.find(name);
+  return found == values_.end() ? std::vector<std::string>() : found->second;
 }
 
 absl::StatusOr<uint64_t> Flags::Whole(const std::string& name,
@@ -71,9 +85,22 @@ absl::StatusOr<uint64_t> Flags::Whole(const std::string& name,
 absl::StatusOr<double> Flags::Real(const std::string& name, double fallback) const {
   if (!has(name)) return fallback;
   double value;
-  if (!absl::SimpleAtod(Text(name), &value)) {
+  if (!absl::SimpleAtod(Text(name), &value) || !std::isfinite(value)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--", name, ": '", Text(name), "' is not a number"));
+  }
+  return value;
+}
+
+absl::StatusOr<double> Flags::Real(const std::string& name,
+                                   double fallback,
+                                   double min,
+                                   double max) const {
+  absl::StatusOr<double> value = Real(name, fallback);
+  if (!value.ok() || !has(name)) return value;
+  if (*value < min || *value > max) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", name, ": ", *value, " is outside ", min, " to ", max));
   }
   return value;
 }

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/client.h"
 #include "client/commands.h"
+#include "client/request_fields.h"
 #include "engine/base/json.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {
@@ -52,40 +52,6 @@ absl::Status SetPrompt(const Flags& flags, v1::GenerateRequest& request) {
   return absl::OkStatus();
 }
 
-absl::Status SetSparse(const Flags& flags, v1::Sparse& sparse) {
-  if (flags.has("mode")) {
-    v1::AttentionMode mode;
-    const std::string name =
-        absl::StrCat("ATTENTION_MODE_", absl::AsciiStrToUpper(flags.Text("mode")));
-    if (!v1::AttentionMode_Parse(name, &mode) || mode == v1::ATTENTION_MODE_UNSPECIFIED) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--mode: '", flags.Text("mode"), "' is not dense, exact or lagged"));
-    }
-    sparse.set_mode(mode);
-  }
-  if (flags.has("selector")) {
-    const std::string name = flags.Text("selector");
-    if (name != "code" && name != "bound") {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--selector: '", name, "' is not code or bound"));
-    }
-    sparse.set_selector(name == "code" ? v1::SELECTOR_CODE : v1::SELECTOR_BOUND);
-  }
-  struct Field {
-    const char* flag;
-    void (v1::Sparse::*set)(uint32_t);
-  };
-  for (const Field& field : {Field{"budget", &v1::Sparse::set_budget},
-                             Field{"blocks", &v1::Sparse::set_blocks},
-                             Field{"tail", &v1::Sparse::set_tail}}) {
-    if (!flags.has(field.flag)) continue;
-    auto value = flags.Whole(field.flag, 0, 0, UINT32_MAX);
-    if (!value.ok()) return value.status();
-    (sparse.*field.set)(static_cast<uint32_t>(*value));
-  }
-  return absl::OkStatus();
-}
-
 void ShowProgress(const v1::GenerateResponse& event, bool& shown) {
   if (event.has_progress()) {
     absl::FPrintF(stderr,
@@ -99,58 +65,109 @@ void ShowProgress(const v1::GenerateResponse& event, bool& shown) {
   }
 }
 
-// FINISH_REASON_STOP without its prefix is "stop".
-std::string ShortName(const std::string& name, const std::string& prefix) {
-  return absl::AsciiStrToLower(name.substr(prefix.size()));
+uint64_t CompletionTokens(const GenerateReply& reply) {
+  uint64_t tokens = 0;
+  for (const Choice& s : reply.choices) tokens += s.finished.usage().completion_tokens();
+  return tokens;
 }
 
-std::string ReasonName(v1::FinishReason reason) {
-  return ShortName(v1::FinishReason_Name(reason), "FINISH_REASON_");
+v1::KvRead TotalRead(const GenerateReply& reply) {
+  v1::KvRead total;
+  for (const Choice& s : reply.choices) {
+    const v1::KvRead& read = s.finished.usage().kv_read();
+    total.set_bytes(total.bytes() + read.bytes());
+    total.set_dense_bytes(total.dense_bytes() + read.dense_bytes());
+  }
+  return total;
 }
 
 // Tokens after the first one, over the time they took.
-double TokensPerSecond(const Reply& reply) {
+double TokensPerSecond(const GenerateReply& reply) {
   const double seconds = absl::ToDoubleSeconds(reply.total - reply.first_token);
-  const double tokens = reply.finished.usage().completion_tokens();
+  const double tokens = static_cast<double>(CompletionTokens(reply));
   return seconds > 0 && tokens > 1 ? (tokens - 1) / seconds : 0;
 }
 
-void PrintSummary(const Reply& reply) {
-  const v1::Usage& usage = reply.finished.usage();
+void PrintSummary(const GenerateReply& reply) {
+  const v1::Usage& usage = reply.finished().usage();
   absl::FPrintF(stderr,
                 "\n[%s] prompt %d tokens (%d cached), first token after %.2f s; %d tokens at "
                 "%.1f/s; read %.1f %% of the KV cache; seed %d\n",
-                ReasonName(reply.finished.reason()),
+                ReasonName(reply.finished().reason()),
                 usage.prompt_tokens(),
                 usage.cached_tokens(),
                 absl::ToDoubleSeconds(reply.first_token),
-                usage.completion_tokens(),
+                CompletionTokens(reply),
                 TokensPerSecond(reply),
-                100 * KvReadFraction(usage.kv_read()),
+                100 * KvReadFraction(TotalRead(reply)),
                 reply.started.seed());
 }
 
-void PrintJson(const Reply& reply) {
-  const v1::Usage& usage = reply.finished.usage();
-  const Json json = {
+// [{"id", "log_prob", "top": [{"id", "log_prob"}, ..]}, ..] of a message with parallel lists.
+template <class Message>
+Json LogProbs(const Message& message) {
+  Json out = Json::array();
+  for (int i = 0; i < message.log_probs_size(); ++i) {
+    Json token = {{"log_prob", message.log_probs(i)}};
+    if (i < message.token_ids_size()) token["id"] = message.token_ids(i);
+    if (i < message.top_log_probs_size()) {
+      const v1::TopLogProbs& top = message.top_log_probs(i);
+      token["top"] = Json::array();
+      for (int k = 0; k < std::min(top.token_ids_size(), top.log_probs_size()); ++k) {
+        token["top"].push_back({{"id", top.token_ids(k)}, {"log_prob", top.log_probs(k)}});
+      }
+    }
+    out.push_back(std::move(token));
+  }
+  return out;
+}
+
+Json ChoiceJson(const Choice& choice, size_t index) {
+  Json out = {{"index", index},
+              {"text", choice.text},
+              {"finish_reason", ReasonName(choice.finished.reason())},
+              {"completion_tokens", choice.finished.usage().completion_tokens()}};
+  if (choice.tokens.log_probs_size() > 0) out["log_probs"] = LogProbs(choice.tokens);
+  return out;
+}
+
+void PrintJson(const GenerateReply& reply) {
+  const v1::Usage& usage = reply.finished().usage();
+  const v1::KvRead read = TotalRead(reply);
+  Json json = {
       {"request_id", reply.started.request_id()},
-      {"text", reply.text},
-      {"finish_reason", ReasonName(reply.finished.reason())},
+      {"text", reply.text()},
+      {"finish_reason", ReasonName(reply.finished().reason())},
       {"seed", reply.started.seed()},
       {"prompt_tokens", usage.prompt_tokens()},
       {"cached_tokens", usage.cached_tokens()},
-      {"completion_tokens", usage.completion_tokens()},
-      {"mode", ShortName(v1::AttentionMode_Name(reply.started.sparse().mode()), "ATTENTION_MODE_")},
+      {"completion_tokens", CompletionTokens(reply)},
+      {"mode", ModeName(reply.started.sparse().mode())},
       {"budget", reply.started.sparse().budget()},
       {"blocks", reply.started.sparse().blocks()},
-      {"kv_read_fraction", KvReadFraction(usage.kv_read())},
-      {"kv_read_bytes", usage.kv_read().bytes()},
-      {"kv_dense_bytes", usage.kv_read().dense_bytes()},
+      {"kv_read_fraction", KvReadFraction(read)},
+      {"kv_read_bytes", read.bytes()},
+      {"kv_dense_bytes", read.dense_bytes()},
       {"first_token_seconds", absl::ToDoubleSeconds(reply.first_token)},
       {"total_seconds", absl::ToDoubleSeconds(reply.total)},
       {"tokens_per_second", TokensPerSecond(reply)},
+      {"choices", Json::array()},
   };
+  for (size_t i = 0; i < reply.choices.size(); ++i) {
+    json["choices"].push_back(ChoiceJson(reply.choices[i], i));
+  }
+  if (reply.prompt.log_probs_size() > 0) json["prompt_log_probs"] = LogProbs(reply.prompt);
   absl::PrintF("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+// Several replies come interleaved, so they are printed when all are there.
+void PrintAll(const GenerateReply& reply) {
+  for (size_t i = 0; i < reply.choices.size(); ++i) {
+    absl::PrintF("--- %d [%s]\n%s\n",
+                 i,
+                 ReasonName(reply.choices[i].finished.reason()),
+                 reply.choices[i].text);
+  }
 }
 
 }  // namespace
@@ -162,22 +179,19 @@ int Fail(const absl::Status& status, ExitCode code) {
 }
 
 const std::vector<FlagSpec>& GenerateFlags() {
-  static const std::vector<FlagSpec> specs = {
-      {"target", "HOST:PORT", "the server"},
-      {"prompt", "TEXT", "the prompt as it is"},
-      {"prompt-file", "FILE", "the prompt as it is, from a file"},
-      {"messages", "FILE", "JSON: a list of {\"role\", \"content\"}"},
-      {"chat", "", "the prompt is what a user says in a chat"},
-      {"mode", "M", "dense, exact or lagged (the server's default)"},
-      {"selector", "S", "code or bound"},
-      {"budget", "N", "tokens attended per KV head"},
-      {"blocks", "N", "blocks kept by the first level"},
-      {"tail", "N", "last prompt tokens that go through the decode path"},
-      {"max-tokens", "N", "longest reply"},
-      {"temperature", "X", "0 = greedy"},
-      {"seed", "N", "same seed, same reply"},
-      {"json", "", "print one JSON object at the end instead"},
-  };
+  static const std::vector<FlagSpec> specs = [] {
+    std::vector<FlagSpec> out = {
+        {"target", "HOST:PORT", "the server"},
+        {"prompt", "TEXT", "the prompt as it is"},
+        {"prompt-file", "FILE", "the prompt as it is, from a file"},
+        {"messages", "FILE", "JSON: a list of {\"role\", \"content\"}"},
+        {"chat", "", "the prompt is what a user says in a chat"},
+        {"thinking", "ON|OFF", "in a chat (the template's default)"},
+        {"json", "", "print one JSON object at the end instead"},
+    };
+    out.insert(out.end(), RequestFieldSpecs().begin(), RequestFieldSpecs().end());
+    return out;
+  }();
   return specs;
 }
 
@@ -185,20 +199,18 @@ absl::StatusOr<v1::GenerateRequest> GenerateRequestFrom(const Flags& flags) {
   v1::GenerateRequest request;
   absl::Status status = flags.Require({"target"});
   if (status.ok()) status = SetPrompt(flags, request);
-  if (status.ok()) status = SetSparse(flags, *request.mutable_sparse());
+  if (status.ok()) status = SetRequestFields(flags, request);
   if (!status.ok()) return status;
-  auto max_tokens = flags.Whole("max-tokens", 0, 1, UINT32_MAX);
-  auto seed = flags.Whole("seed", 0, 0, UINT64_MAX);
-  auto temperature = flags.Real("temperature", 0);
-  for (const absl::Status& s : {max_tokens.status(), seed.status(), temperature.status()}) {
-    if (!s.ok()) return s;
+  if (flags.has("thinking")) {
+    const std::string thinking = flags.Text("thinking");
+    if (!request.has_chat() || (thinking != "on" && thinking != "off")) {
+      return absl::InvalidArgumentError(
+          "--thinking is on or off, and goes with --chat or --messages");
+    }
+    request.mutable_chat()->set_enable_thinking(thinking == "on");
   }
-  if (flags.has("max-tokens")) {
-    request.mutable_stopping()->set_max_tokens(static_cast<uint32_t>(*max_tokens));
-  }
-  if (flags.has("seed")) request.mutable_sampling()->set_seed(*seed);
-  if (flags.has("temperature")) {
-    request.mutable_sampling()->set_temperature(static_cast<float>(*temperature));
+  if (!flags.has("json") && (flags.has("logprobs") || flags.has("prompt-logprobs"))) {
+    return absl::InvalidArgumentError("--logprobs and --prompt-logprobs need --json");
   }
   return request;
 }
@@ -214,20 +226,26 @@ int RunGenerate(const std::vector<std::string>& args) {
   if (!request.ok()) return Fail(request.status(), kExitUsage);
 
   const bool json = flags->has("json");
+  const bool several = request->sampling().n() > 1;
   const bool terminal = isatty(STDERR_FILENO) != 0;
   bool progress_shown = false;
   Client client(flags->Text("target"));
-  absl::StatusOr<Reply> reply = client.Generate(*request, [&](const v1::GenerateResponse& event) {
-    if (terminal) ShowProgress(event, progress_shown);
-    if (json || !event.has_delta()) return;
-    std::fwrite(event.delta().text().data(), 1, event.delta().text().size(), stdout);
-    std::fflush(stdout);
-  });
+  absl::StatusOr<GenerateReply> reply =
+      client.Generate(*request, [&](const v1::GenerateResponse& event) {
+        if (terminal) ShowProgress(event, progress_shown);
+        if (json || several || !event.has_delta()) return;
+        std::fwrite(event.delta().text().data(), 1, event.delta().text().size(), stdout);
+        std::fflush(stdout);
+      });
   if (!reply.ok()) return Fail(reply.status(), kExitFailed);
   if (json) {
     PrintJson(*reply);
   } else {
-    std::fputc('\n', stdout);
+    if (several) {
+      PrintAll(*reply);
+    } else {
+      std::fputc('\n', stdout);
+    }
     std::fflush(stdout);
     PrintSummary(*reply);
   }

@@ -130,9 +130,9 @@ class Evaluation {
       std::lock_guard lock(mu_);
       if (reply.ok()) {
         scores_[m].Add(sample,
-                       IsCorrect(reply->text, sample.expected),
+                       IsCorrect(reply->text(), sample.expected),
                        reply->started.sparse(),
-                       reply->finished.usage());
+                       reply->finished().usage());
       } else {
         scores_[m].AddFailure(sample);
         if (plan_.progress) absl::FPrintF(stderr, "\r\033[K");

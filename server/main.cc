@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/host_port.h"
 #include "engine/base/json.h"
 #include "engine/base/logging.h"
 #include "engine/engine.h"
@@ -151,7 +152,7 @@ int Serve(Server& server, absl::Duration drain_limit, const sigset_t& signals) {
 }
 
 void PrintPort(const char* what, const std::string& listen, int port) {
-  absl::PrintF("%s %s:%d\n", what, listen.substr(0, listen.rfind(':')), port);
+  absl::PrintF("%s %s\n", what, WithPort(listen, port));
 }
 
 absl::StatusOr<int> Run(const v1::ServerConfig& config) {

@@ -25,6 +25,11 @@ MetricsListener::MetricsListener(const std::string& listen,
   exposer_.RegisterCollectable(registry_);
 }
 
+void MetricsListener::Add(std::shared_ptr<prometheus::Collectable> more) {
+  exposer_.RegisterCollectable(more);  // which does not keep it
+  more_.push_back(std::move(more));
+}
+
 int MetricsListener::port() const { return exposer_.GetListeningPorts().front(); }
 
 }  // namespace asynctls

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "prometheus/exposer.h"
@@ -20,10 +21,14 @@ class MetricsListener {
 
   int port() const;
 
+  // Served too from now on; the listener keeps it.
+  void Add(std::shared_ptr<prometheus::Collectable> more);
+
  private:
   MetricsListener(const std::string& listen, std::shared_ptr<prometheus::Registry> registry);
 
   const std::shared_ptr<prometheus::Registry> registry_;
+  std::vector<std::shared_ptr<prometheus::Collectable>> more_;
   prometheus::Exposer exposer_;
 };
 

@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/memory/memory.h"
+#include "engine/base/host_port.h"
 #include "engine/base/logging.h"
+#include "engine/metrics/vllm_aliases.h"
 
 namespace asynctls {
 namespace {
@@ -22,39 +24,58 @@ HttpLimits HttpLimitsFrom(const v1::ServerConfig& config) {
 
 }  // namespace
 
-Server::Server(const v1::ServerConfig& config, Metrics& metrics)
-    : frontend_(metrics), health_(frontend_, absl::Seconds(config.stall_seconds())) {}
+Server::Server(const v1::ServerConfig& config,
+               Metrics& metrics,
+               const std::shared_ptr<prometheus::Registry>& registry)
+    : config_(config),
+      metrics_(metrics),
+      registry_(registry),
+      frontend_(metrics),
+      health_(frontend_, absl::Seconds(config.stall_seconds())),
+      vllm_service_(frontend_, health_, config.model()) {}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const v1::ServerConfig& config,
     Metrics& metrics,
     const std::shared_ptr<prometheus::Registry>& registry) {
-  auto server = absl::WrapUnique(new Server(config, metrics));
+  auto server = absl::WrapUnique(new Server(config, metrics, registry));
+  metrics.SetBuild(ServerVersion());
   if (config.metrics_listen() != "none") {
     auto listener = MetricsListener::Start(config.metrics_listen(), registry);
     if (!listener.ok()) return listener.status();
     server->metrics_listener_ = *std::move(listener);
   }
-  auto grpc = GrpcServer::Start(config, {&server->native_service_});
+  const absl::Status http = server->StartHttp();
+  if (!http.ok()) return http;
+  auto grpc = GrpcServer::Start(
+      config,
+      {&server->native_service_, &server->vllm_service_, &server->kserve_service_},
+      server->http_ == nullptr ? "" : WithPort(config.http_listen(), server->http_port()));
   if (!grpc.ok()) return grpc.status();
   server->grpc_ = *std::move(grpc);
-  if (config.http_listen() != "none") {
-    server->http_service_ =
-        std::make_unique<HttpService>(server->frontend_, server->health_, registry);
-    auto http = HttpServer::Start(config.http_listen(),
-                                  HttpLimitsFrom(config),
-                                  [service = server->http_service_.get()](
-                                      HttpRequest request, std::shared_ptr<HttpCall> call) {
-                                    service->Handle(std::move(request), std::move(call));
-                                  });
-    if (!http.ok()) return http.status();
-    server->http_ = *std::move(http);
-  }
   server->UpdateHealth();
   return server;
 }
 
+absl::Status Server::StartHttp() {
+  if (config_.http_listen() == "none") return absl::OkStatus();
+  http_service_ = std::make_unique<HttpService>(frontend_, health_, registry_);
+  const auto handler = [service = http_service_.get()](HttpRequest request,
+                                                       std::shared_ptr<HttpCall> call) {
+    service->Handle(std::move(request), std::move(call));
+  };
+  auto http = HttpServer::Start(config_.http_listen(), HttpLimitsFrom(config_), handler);
+  if (!http.ok()) return http.status();
+  http_ = *std::move(http);
+  return absl::OkStatus();
+}
+
 void Server::Open(Frontend::Options options, Engine& engine, const Tokenizer& tokenizer) {
+  const v1::ModelInfo& model = options.limits.model;
+  metrics_.SetModel(model.name(), model.architecture());
+  if (metrics_listener_ != nullptr && config_.metrics_compat() == "vllm") {
+    metrics_listener_->Add(std::make_shared<VllmAliases>(registry_, model.name()));
+  }
   frontend_.Open(std::move(options), engine, tokenizer);
   UpdateHealth();
 }

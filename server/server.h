@@ -15,7 +15,9 @@
 #include "server/frontend/frontend.h"
 #include "server/frontend/health.h"
 #include "server/grpc/grpc_server.h"
+#include "server/grpc/kserve_service.h"
 #include "server/grpc/native_service.h"
+#include "server/grpc/vllm_service.h"
 #include "server/http/http_server.h"
 #include "server/http/http_service.h"
 #include "server/metrics_listener.h"
@@ -46,11 +48,19 @@ class Server {
   void Drain(absl::Duration limit);
 
  private:
-  Server(const v1::ServerConfig& config, Metrics& metrics);
+  Server(const v1::ServerConfig& config,
+         Metrics& metrics,
+         const std::shared_ptr<prometheus::Registry>& registry);
+  absl::Status StartHttp();
 
+  const v1::ServerConfig config_;
+  Metrics& metrics_;
+  const std::shared_ptr<prometheus::Registry> registry_;
   Frontend frontend_;
   HealthMonitor health_;
   NativeService native_service_{frontend_};
+  VllmService vllm_service_;
+  KserveService kserve_service_{frontend_, health_};
   std::unique_ptr<MetricsListener> metrics_listener_;
   std::unique_ptr<HttpService> http_service_;
   std::unique_ptr<GrpcServer> grpc_;  // these two end before what they serve

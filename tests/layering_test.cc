@@ -94,6 +94,10 @@ const std::map<std::string, std::vector<std::string>>& Reserved() {
   static const std::map<std::string, std::vector<std::string>> reserved = {
       {"grpcpp/", {"server/grpc/", "client/"}},
       {"grpc/", {"server/grpc/", "client/"}},
+      {"vllm/", {"server/grpc/"}},
+      {"smg/", {"server/grpc/"}},
+      {"inference/", {"server/grpc/"}},
+      {"boost/", {"server/http/http_server.cc", "server/http/http_session"}},
       {"gloo/", {"engine/parallel/gloo_"}},
       {"nccl", {"engine/parallel/nccl_"}},
       {"cuda", {"kernels/device/", "kernels/cuda/", "engine/parallel/nccl_"}},

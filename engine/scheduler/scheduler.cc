@@ -38,6 +38,7 @@ Scheduler::Scheduler(const SchedulerConfig& config, Metrics& metrics)
       allocator_(config.blocks) {
   ASYNCTLS_CHECK(config_.block_positions > 0 && config_.max_step_tokens > 0);
   for (Lane lane = 0; lane < lanes_; ++lane) free_lanes_.insert(lane);
+  on_lane_.resize(lanes_);
   metrics_.requests_max_running.Set(lanes_);
   UpdateBlockGauges();
 }
@@ -168,6 +169,7 @@ void Scheduler::Enter(std::unique_ptr<Sequence> sequence, absl::Time now) {
     metrics_.prefix_cache_queries_tokens.Increment(sequence->usage.prompt_tokens);
   }
   AdoptPrefix(*sequence);  // now: what it finds counts in the next one's Fits
+  on_lane_[*sequence->lane] = sequence.get();
   running_.push_back(std::move(sequence));
 }
 

@@ -118,7 +118,11 @@ class Scheduler {
   absl::Status CheckReads(const v1::StepResult& result) const;
   absl::Status CheckPromptTokens(const v1::StepResult& result) const;
   bool ValidTop(const v1::TopIds& top) const;
-  void CommitSequence(Sequence& sequence, const v1::StepResult& result, absl::Time now);
+  // `sampled`: the sequence's token, null without one.
+  void CommitSequence(Sequence& sequence,
+                      const v1::StepResult& result,
+                      const v1::SampledToken* sampled,
+                      absl::Time now);
   void CommitPromptTokens(Sequence& sequence, const v1::StepResult& result);
   void CommitToken(Sequence& sequence, const v1::SampledToken& sampled, absl::Time now);
   void CountReads(const v1::StepResult& result);
@@ -151,7 +155,8 @@ class Scheduler {
   Sequences waiting_;         // by priority, then in order of arrival
   Sequences running_;         // in order of admission; finished ones while their step is in flight
   std::set<Lane> free_lanes_;
-  std::vector<Lane> released_;  // to be told with the next plan
+  std::vector<Sequence*> on_lane_;  // of running_, by lane; null where the lane is free
+  std::vector<Lane> released_;      // to be told with the next plan
   std::vector<Event> events_;
   uint64_t step_ = 0;
   int64_t committed_steps_ = 0;

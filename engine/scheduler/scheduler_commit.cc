@@ -33,10 +33,8 @@ Outcome OutcomeOf(FinishReason reason, const absl::Status& why) {
 // ----------------------------------------------------------------------------------- committing --
 
 Sequence* Scheduler::OnLane(Lane lane) const {
-  for (const auto& sequence : running_) {
-    if (sequence->lane == lane && sequence->rows_in_flight() > 0) return sequence.get();
-  }
-  return nullptr;
+  Sequence* const sequence = lane < on_lane_.size() ? on_lane_[lane] : nullptr;
+  return sequence != nullptr && sequence->rows_in_flight() > 0 ? sequence : nullptr;
 }
 
 absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
@@ -149,8 +147,11 @@ absl::Status Scheduler::Commit(const v1::StepResult& result, absl::Time now) {
   metrics_.step_seconds[static_cast<size_t>(kind_in_flight_)]->Observe(Seconds(now - planned_at_));
   for (const auto& phase : result.phases()) metrics_.AddStepPhase(phase.name(), phase.seconds());
   CountReads(result);
+  std::vector<const v1::SampledToken*> sampled(on_lane_.size());  // by lane
+  for (const v1::SampledToken& token : result.sampled()) sampled[token.lane()] = &token;
   for (const auto& sequence : running_) {
-    if (sequence->rows_in_flight() > 0) CommitSequence(*sequence, result, now);
+    if (sequence->rows_in_flight() == 0) continue;
+    CommitSequence(*sequence, result, sampled[*sequence->lane], now);
   }
   DropFinished(now);
   return absl::OkStatus();
@@ -170,7 +171,10 @@ void Scheduler::CountReads(const v1::StepResult& result) {
   }
 }
 
-void Scheduler::CommitSequence(Sequence& sequence, const v1::StepResult& result, absl::Time now) {
+void Scheduler::CommitSequence(Sequence& sequence,
+                               const v1::StepResult& result,
+                               const v1::SampledToken* sampled,
+                               absl::Time now) {
   const bool reading = !sequence.prompt_done();
   if (reading) metrics_.prompt_tokens_computed.Increment(sequence.rows_in_flight());
   sequence.usage.decode_steps += sequence.decode_in_flight();
@@ -183,10 +187,7 @@ void Scheduler::CommitSequence(Sequence& sequence, const v1::StepResult& result,
     progress.prompt_tokens_done = sequence.computed();
     events_.push_back({sequence.shared_request(), std::move(progress)});
   }
-  if (!sequence.sample_in_flight()) return;
-  for (const v1::SampledToken& sampled : result.sampled()) {
-    if (sampled.lane() == *sequence.lane) CommitToken(sequence, sampled, now);
-  }
+  if (sampled != nullptr) CommitToken(sequence, *sampled, now);
 }
 
 void Scheduler::CommitPromptTokens(Sequence& sequence, const v1::StepResult& result) {
@@ -326,6 +327,7 @@ void Scheduler::DropFinished(absl::Time now) {
   std::erase_if(running_, [&](const auto& sequence) {
     if (!sequence->finished || sequence->rows_in_flight() > 0) return false;
     free_lanes_.insert(*sequence->lane);
+    on_lane_[*sequence->lane] = nullptr;
     if (sequence->started) released_.push_back(*sequence->lane);
     ObserveFreed(*sequence, now);
     return true;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/frontend/errors.h"
 
+#include "absl/strings/str_replace.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace asynctls {
@@ -32,6 +33,20 @@ absl::Status FieldError(const std::string& field, const std::string& message) {
   violation.set_description(message);
   Attach(status, detail);
   return WithReason(std::move(status), "INVALID_FIELD");
+}
+
+absl::Status RenameFields(const absl::Status& status, FieldNames names) {
+  const std::string field = ErrorField(status);
+  if (!absl::IsInvalidArgument(status) || field.empty()) return status;
+  return WithReason(
+      FieldError(absl::StrReplaceAll(field, names), absl::StrReplaceAll(status.message(), names)),
+      ErrorReason(status));
+}
+
+absl::Status UnsupportedField(const std::string& field) {
+  return WithReason(
+      absl::UnimplementedError(absl::StrCat(field, " is not supported by this server")),
+      "UNSUPPORTED_FIELD");
 }
 
 absl::Status WithReason(absl::Status status, const std::string& reason) {

@@ -4,10 +4,13 @@
 #pragma once
 
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 
 namespace asynctls {
 
@@ -23,6 +26,14 @@ template <typename... Rest>
 absl::Status InvalidField(const std::string& field, const Rest&... rest) {
   return FieldError(field, absl::StrCat(field, rest...));
 }
+
+// UNIMPLEMENTED, for what a protocol has and this server has not.
+absl::Status UnsupportedField(const std::string& field);
+
+// An INVALID_ARGUMENT in the words of another protocol: each pair's first name, a field of ours, is
+// replaced by the second in the message and in BadRequest. Every other status as it is.
+using FieldNames = absl::Span<const std::pair<absl::string_view, absl::string_view>>;
+absl::Status RenameFields(const absl::Status& status, FieldNames names);
 
 // `status` with ErrorInfo{reason}; UPPER_SNAKE_CASE.
 absl::Status WithReason(absl::Status status, const std::string& reason);

@@ -4,6 +4,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "engine/base/logging.h"
@@ -57,6 +58,32 @@ absl::StatusOr<std::vector<uint32_t>> PromptIds(const v1::GenerateRequest& reque
   return tokenizer.Encode(request.text(), /*parse_special=*/true);
 }
 
+// The prompt's ids, and what depends on their number, into every sequence.
+absl::Status ReadPrompt(const v1::GenerateRequest& request,
+                        const Frontend::Serving& serving,
+                        std::vector<Request>& sequences) {
+  absl::StatusOr<std::vector<uint32_t>> ids = PromptIds(request, serving.tokenizer);
+  absl::Status status = ids.status();
+  const ServingLimits& limits = serving.options.limits;
+  for (size_t i = 1; i < sequences.size() && status.ok(); ++i) {
+    status = ResolvePrompt(request, limits, *ids, sequences[i]);
+  }
+  if (!status.ok()) return status;
+  return ResolvePrompt(request, limits, *std::move(ids), sequences[0]);
+}
+
+// The engine's refusals with what every error of the front end has.
+absl::Status WithAdvice(absl::Status status) {
+  switch (status.code()) {
+    case absl::StatusCode::kResourceExhausted:
+      return WithRetry(WithReason(std::move(status), "QUEUE_FULL"), kRetryQueueFull);
+    case absl::StatusCode::kUnavailable:
+      return WithRetry(WithReason(std::move(status), "UNAVAILABLE"), kRetryUnavailable);
+    default:
+      return status;
+  }
+}
+
 absl::StatusOr<v1::TokenizeResponse> TokenizeNow(const v1::TokenizeRequest& request,
                                                  const Tokenizer& tokenizer) {
   v1::TokenizeResponse out;
@@ -90,8 +117,10 @@ v1::DetokenizeResponse DetokenizeNow(const v1::DetokenizeRequest& request,
 }
 
 void LogRefused(const std::string& id, const CallInfo& call, const absl::Status& why) {
+  // Nobody has checked the id yet.
+  const absl::string_view start = absl::string_view(id).substr(0, kMaxRequestIdBytes);
   spdlog::info("request id=\"{}\" protocol={} trace={} end=refused code={} message=\"{}\"",
-               id,
+               absl::CHexEscape(start),
                ProtocolName(call.protocol),
                call.trace_id.empty() ? "-" : call.trace_id,
                absl::StatusCodeToString(why.code()),
@@ -146,12 +175,19 @@ void Frontend::Generate(RequestPtr request,
   const std::string id = request->request_id().empty()
                              ? absl::StrCat("asynctls-", absl::Hex(RandomSeed(), absl::kZeroPad16))
                              : request->request_id();
-  metrics_.requests_by(call.protocol).Increment();
   const absl::Status admitted = Admit(request, id, call, writer);
-  if (admitted.ok()) return;
-  metrics_.CountRejected(admitted);
-  LogRefused(id, call, admitted);
-  writer->Finish(admitted);
+  if (!admitted.ok()) return Refuse(id, call, admitted, *writer);
+  metrics_.requests_by(call.protocol).Increment();
+}
+
+void Frontend::Refuse(const std::string& id,
+                      const CallInfo& call,
+                      const absl::Status& why,
+                      ResponseWriter& writer) {
+  metrics_.requests_by(call.protocol).Increment();
+  metrics_.CountRejected(why);
+  LogRefused(id, call, why);
+  writer.Finish(why);
 }
 
 absl::Status Frontend::Admit(const RequestPtr& request,
@@ -235,16 +271,9 @@ absl::Status Frontend::Submit(const Serving& serving,
                               const std::string& id,
                               std::vector<Request> sequences,
                               const std::shared_ptr<Generation>& generation) {
-  absl::StatusOr<std::vector<uint32_t>> ids;
-  if (generation->client_gone()) {
-    ids = absl::CancelledError("the client left before its prompt was read");
-  } else {
-    ids = PromptIds(request, serving.tokenizer);
-  }
-  absl::Status status = ids.status();
-  for (Request& sequence : sequences) {
-    if (status.ok()) status = ResolvePrompt(request, serving.options.limits, *ids, sequence);
-  }
+  absl::Status status = generation->client_gone()
+                            ? absl::CancelledError("the client left before its prompt was read")
+                            : ReadPrompt(request, serving, sequences);
   if (!status.ok()) {
     metrics_.CountRejected(status);
     return status;
@@ -259,11 +288,14 @@ absl::Status Frontend::Submit(const Serving& serving,
   v1::Started started;
   started.set_request_id(id);
   started.set_seed(seed);
-  started.set_prompt_tokens(static_cast<uint32_t>(ids->size()));
+  started.set_prompt_tokens(static_cast<uint32_t>(sequences[0].prompt.size()));
   *started.mutable_sparse() = sequences[0].sparse;
+  std::vector<uint32_t> scored;  // a long prompt is not kept twice without need
+  if (request.response().has_prompt_log_probs()) scored = sequences[0].prompt;
   status = serving.engine.Submit(std::move(sequences));  // counts its refusals itself
-  if (status.ok()) generation->Start(std::move(started), *std::move(ids));
-  return status;
+  if (!status.ok()) return WithAdvice(std::move(status));
+  generation->Start(std::move(started), std::move(scored));
+  return absl::OkStatus();
 }
 
 void Frontend::Abort(const std::string& id) {

@@ -62,6 +62,11 @@ class Frontend {
   void Generate(std::shared_ptr<const v1::GenerateRequest> request,
                 const CallInfo& call,
                 const std::shared_ptr<ResponseWriter>& writer);
+  // For a protocol whose own checks refuse a call: counts it, logs it, and finishes `writer`.
+  void Refuse(const std::string& id,
+              const CallInfo& call,
+              const absl::Status& why,
+              ResponseWriter& writer);
   // Ends requests by id; unknown ids are ignored. Any thread.
   void Abort(const std::string& id);
 

@@ -4,10 +4,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "engine/base/logging.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {
@@ -37,10 +36,6 @@ v1::FinishReason ToReason(FinishReason reason) {
       break;
   }
   return v1::FINISH_REASON_ABORTED;
-}
-
-std::string ModeName(v1::AttentionMode mode) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::AttentionMode_Name(mode), "ATTENTION_MODE_"));
 }
 
 // What the call ends with: OK where there is a Finished message, an error otherwise.
@@ -178,6 +173,7 @@ void Generation::TakePromptTokens(const v1::PromptTokens& tokens) {
   for (int at = 0; at < tokens.log_probs_size(); at += kMaxPromptTokens) {
     v1::PromptLogProbs& out = *outbox_.emplace_back().mutable_prompt_log_probs();
     out.set_start(tokens.start() + at);
+    if (out.start() == 1) out.set_first_token_id(prompt_[0]);
     const int end = std::min(tokens.log_probs_size(), at + kMaxPromptTokens);
     for (int i = at; i < end; ++i) {
       out.add_token_ids(prompt_[tokens.start() + i]);
@@ -196,7 +192,7 @@ void Generation::TakeTokens(std::vector<ReplyToken> tokens) {
   for (ReplyToken& token : tokens) {
     v1::Delta& delta = deltas[token.index];
     if (replies_[token.index]->Take(token, delta)) {
-      options_.cancel(token.index, absl::CancelledError("stop string"));
+      options_.cancel(token.index, absl::OkStatus());  // an end as by a stop id
     }
     if (++sizes[token.index] < kMaxDeltaTokens) continue;
     Post(token.index, std::exchange(delta, v1::Delta()));

@@ -39,7 +39,8 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     uint32_t sequences = 1;
     const Tokenizer* tokenizer = nullptr;  // these two outlive the generation
     TaskPool* pool = nullptr;
-    // Ends one sequence in the engine. Any thread, at any time after Start, repeatedly.
+    // Ends one sequence in the engine; OK = a stop string. Any thread, at any time after Start,
+    // repeatedly.
     absl::AnyInvocable<void(uint32_t index, const absl::Status& why)> cancel;
     // Called once, right before the writer's Finish, with the tokens shown to the client.
     absl::AnyInvocable<void(uint64_t tokens)> on_close;
@@ -49,8 +50,8 @@ class Generation final : public std::enable_shared_from_this<Generation> {
                                             std::shared_ptr<ResponseWriter> writer);
 
   // Exactly one of these, once. Start: the engine has accepted the request (its first events may
-  // have been pushed already); `prompt` is needed for prompt log-probabilities only. Refuse: it has
-  // not and never will; the error `why` ends the call.
+  // have been pushed already); `prompt` is needed for prompt log-probabilities only, else empty.
+  // Refuse: it has not and never will; the error `why` ends the call.
   void Start(v1::Started started, std::vector<uint32_t> prompt);
   void Refuse(const absl::Status& why);
 

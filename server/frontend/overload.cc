@@ -11,8 +11,8 @@ namespace {
 
 constexpr double kBusy = 0.5;  // share of the queue
 constexpr uint32_t kFull = 2;
-// Worth waiting before another try: a queue that is merely busy empties sooner.
-constexpr absl::Duration kRetryBusy = absl::Seconds(1), kRetryFull = absl::Seconds(5);
+// A queue that is merely busy empties sooner than a full one.
+constexpr absl::Duration kRetryBusy = absl::Seconds(1);
 
 double Share(uint64_t used, uint64_t most) {
   return most == 0 ? 0 : static_cast<double>(used) / static_cast<double>(most);
@@ -35,7 +35,7 @@ absl::Status Refuse(const QueueLoad& load, uint32_t level, const std::string& wh
                                            " bytes not yet tokenized are waiting");
   return WithRetry(WithReason(absl::ResourceExhaustedError(message),
                               level == kFull ? "QUEUE_FULL" : "PRIORITY_TOO_LOW"),
-                   level == kFull ? kRetryFull : kRetryBusy);
+                   level == kFull ? kRetryQueueFull : kRetryBusy);
 }
 
 }  // namespace

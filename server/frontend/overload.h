@@ -9,6 +9,9 @@
 
 namespace asynctls {
 
+// Worth waiting before another try when the queue is full.
+inline constexpr absl::Duration kRetryQueueFull = absl::Seconds(5);
+
 // What waits, and the most that may.
 struct QueueLoad {
   uint64_t requests = 0, max_requests = 0;

@@ -4,8 +4,6 @@
 #include <chrono>
 #include <string>
 
-#include "grpcpp/server_context.h"
-
 namespace asynctls {
 
 CallInfo CallInfoFrom(const grpc::CallbackServerContext& context, Protocol protocol) {

@@ -19,7 +19,10 @@ constexpr std::chrono::seconds kFlush(5);
 constexpr int kOtherCalls = 64;
 // Of one call's headers together; gRPC ends larger ones with RESOURCE_EXHAUSTED.
 constexpr int kMaxMetadataBytes = 16 << 10;
-constexpr const char* kReadinessNames[] = {"readiness", "asynctls.v1.GenerationService"};
+constexpr const char* kReadinessNames[] = {"readiness",
+                                           "asynctls.v1.GenerationService",
+                                           "vllm.grpc.engine.VllmEngine",
+                                           "inference.GRPCInferenceService"};
 
 // Clients ping a quiet connection (long prefill) every 30 s; gRPC's default answers the second
 // such ping with GOAWAY.
@@ -34,14 +37,16 @@ void SetKeepAlive(grpc::ServerBuilder& builder) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const v1::ServerConfig& config, const std::vector<grpc::Service*>& services) {
+    const v1::ServerConfig& config,
+    const std::vector<grpc::Service*>& services,
+    const std::string& http_hint) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto server = absl::WrapUnique(new GrpcServer());
   FrontDoor::Options door;
   door.listen = config.listen();
   door.max_connections = config.max_connections();
-  if (config.http_listen() != "none") door.http_hint = config.http_listen();
+  door.http_hint = http_hint;
   auto listening = FrontDoor::Listen(std::move(door));
   if (!listening.ok()) return listening.status();
   server->door_ = *std::move(listening);
@@ -73,6 +78,10 @@ GrpcServer::~GrpcServer() {
 }
 
 void GrpcServer::SetHealth(const Health& health) {
+  const std::tuple now(health.live, health.started, health.ready);
+  std::lock_guard lock(mu_);
+  if (now == told_) return;  // gRPC would tell every Watch again
+  told_ = now;
   grpc::HealthCheckServiceInterface* service = server_->GetHealthCheckService();
   for (const char* name : {"", "liveness"}) service->SetServingStatus(name, health.live);
   service->SetServingStatus("startup", health.started);

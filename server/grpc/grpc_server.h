@@ -3,6 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,15 +21,19 @@ namespace asynctls {
 // "readiness" and the full name of every service: requests are admitted.
 class GrpcServer {
  public:
-  // Uses listen, max_message_mib, max_sequences and max_waiting_requests of `config`. `services`
-  // outlive the server. Errors: UNAVAILABLE naming the address.
+  // Uses listen, max_message_mib, max_sequences, max_waiting_requests and max_connections of
+  // `config`. `services` outlive the server. `http_hint`: where HTTP is served, for people who came
+  // to the wrong port; may be empty. Errors: UNAVAILABLE naming the address.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
-      const v1::ServerConfig& config, const std::vector<grpc::Service*>& services);
+      const v1::ServerConfig& config,
+      const std::vector<grpc::Service*>& services,
+      const std::string& http_hint = "");
   // Ends what is left at once.
   ~GrpcServer();
 
   int port() const { return door_->port(); }
 
+  // Tells watchers what has changed. Any thread.
   void SetHealth(const Health& health);
 
   // No new calls; returns when all have ended, at the latest a few seconds after the engine ended
@@ -37,6 +45,9 @@ class GrpcServer {
 
   std::unique_ptr<FrontDoor> door_;
   std::unique_ptr<grpc::Server> server_;
+
+  std::mutex mu_;                                     // guards what follows
+  std::optional<std::tuple<bool, bool, bool>> told_;  // live, started, ready
 };
 
 }  // namespace asynctls

@@ -18,74 +18,67 @@ class GenerateCall final : public StreamingCall<v1::GenerateResponse> {
   }
 };
 
-// Answers a unary call with what there is now.
-template <class Response>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                 absl::StatusOr<Response> result,
-                                 Response* response) {
-  if (result.ok()) *response = *std::move(result);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(result.status()));
-  return reactor;
-}
-
-// Answers it later.
-template <class Response>
-auto AnswerLater(grpc::ServerUnaryReactor* reactor, Response* response) {
-  return [reactor, response](absl::StatusOr<Response> result) {
-    if (result.ok()) *response = *std::move(result);
-    reactor->Finish(ToGrpcStatus(result.status()));
-  };
-}
-
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* NativeService::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* NativeService::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes) {
   const auto call = std::make_shared<GenerateCall>();
   call->Hold(call);
-  // gRPC keeps the request as long as the call.
-  frontend_.Generate(std::shared_ptr<const v1::GenerateRequest>(call, request),
-                     CallInfoFrom(*context, Protocol::kGrpc),
-                     call);
+  const CallInfo info = CallInfoFrom(*context, Protocol::kGrpc);
+  auto request = std::make_shared<v1::GenerateRequest>();
+  const absl::Status parsed = ParseMessage(*bytes, *request);
+  if (parsed.ok()) {
+    frontend_.Generate(std::move(request), info, call);
+  } else {
+    frontend_.Refuse("", info, parsed, *call);
+  }
   return call.get();
 }
 
 grpc::ServerUnaryReactor* NativeService::Tokenize(grpc::CallbackServerContext* context,
-                                                  const v1::TokenizeRequest* request,
-                                                  v1::TokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  frontend_.Tokenize(*request, AnswerLater(reactor, response));
-  return reactor;
+                                                  const grpc::ByteBuffer* request,
+                                                  grpc::ByteBuffer* response) {
+  return UnaryCall<v1::TokenizeRequest, v1::TokenizeResponse>(
+      context, request, response, [this](const v1::TokenizeRequest& message, auto done) {
+        frontend_.Tokenize(message, std::move(done));
+      });
 }
 
 grpc::ServerUnaryReactor* NativeService::Detokenize(grpc::CallbackServerContext* context,
-                                                    const v1::DetokenizeRequest* request,
-                                                    v1::DetokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  frontend_.Detokenize(*request, AnswerLater(reactor, response));
-  return reactor;
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  return UnaryCall<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      context, request, response, [this](const v1::DetokenizeRequest& message, auto done) {
+        frontend_.Detokenize(message, std::move(done));
+      });
 }
 
 grpc::ServerUnaryReactor* NativeService::GetModelInfo(grpc::CallbackServerContext* context,
-                                                      const v1::GetModelInfoRequest*,
-                                                      v1::GetModelInfoResponse* response) {
-  return Answer(context, frontend_.ModelInfo(), response);
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  return UnaryCall<v1::GetModelInfoRequest, v1::GetModelInfoResponse>(
+      context, request, response, [this](const v1::GetModelInfoRequest&, auto done) {
+        done(frontend_.ModelInfo());
+      });
 }
 
 grpc::ServerUnaryReactor* NativeService::GetLoad(grpc::CallbackServerContext* context,
-                                                 const v1::GetLoadRequest*,
-                                                 v1::GetLoadResponse* response) {
-  return Answer(context, frontend_.Load(), response);
+                                                 const grpc::ByteBuffer* request,
+                                                 grpc::ByteBuffer* response) {
+  return UnaryCall<v1::GetLoadRequest, v1::GetLoadResponse>(
+      context, request, response, [this](const v1::GetLoadRequest&, auto done) {
+        done(frontend_.Load());
+      });
 }
 
 grpc::ServerUnaryReactor* NativeService::Abort(grpc::CallbackServerContext* context,
-                                               const v1::AbortRequest* request,
-                                               v1::AbortResponse*) {
-  for (const std::string& id : request->request_ids()) frontend_.Abort(id);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+                                               const grpc::ByteBuffer* request,
+                                               grpc::ByteBuffer* response) {
+  return UnaryCall<v1::AbortRequest, v1::AbortResponse>(
+      context, request, response, [this](const v1::AbortRequest& message, auto done) {
+        for (const std::string& id : message.request_ids()) frontend_.Abort(id);
+        done(v1::AbortResponse());
+      });
 }
 
 }  // namespace asynctls

@@ -7,28 +7,37 @@
 
 namespace asynctls {
 
-class NativeService final : public v1::GenerationService::CallbackService {
+// The methods below take raw bytes (see grpc_call.h).
+template <class Base>
+using RawGenerationService = v1::GenerationService::WithRawCallbackMethod_Generate<
+    v1::GenerationService::WithRawCallbackMethod_Tokenize<
+        v1::GenerationService::WithRawCallbackMethod_Detokenize<
+            v1::GenerationService::WithRawCallbackMethod_GetModelInfo<
+                v1::GenerationService::WithRawCallbackMethod_GetLoad<
+                    v1::GenerationService::WithRawCallbackMethod_Abort<Base>>>>>>;
+
+class NativeService final : public RawGenerationService<v1::GenerationService::Service> {
  public:
   // `frontend` outlives the service.
   explicit NativeService(Frontend& frontend) : frontend_(frontend) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
-                                     const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
-                                       const v1::DetokenizeRequest* request,
-                                       v1::DetokenizeResponse* response) override;
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
-                                         const v1::GetModelInfoRequest* request,
-                                         v1::GetModelInfoResponse* response) override;
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context,
-                                    const v1::GetLoadRequest* request,
-                                    v1::GetLoadResponse* response) override;
+                                    const grpc::ByteBuffer* request,
+                                    grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* context,
-                                  const v1::AbortRequest* request,
-                                  v1::AbortResponse* response) override;
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
 
  private:
   Frontend& frontend_;

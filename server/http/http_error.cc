@@ -5,9 +5,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "engine/base/json.h"
 #include "engine/base/logging.h"
 #include "server/frontend/errors.h"
@@ -15,8 +13,7 @@
 namespace asynctls {
 namespace {
 
-// Longer ones first. The second is what the prefix becomes.
-constexpr std::pair<const char*, const char*> kFields[] = {
+constexpr std::pair<absl::string_view, absl::string_view> kFields[] = {
     {"response.top_log_probs", "top_logprobs"},
     {"response.prompt_log_probs", "prompt_logprobs"},
     {"chat.messages", "messages"},
@@ -25,6 +22,8 @@ constexpr std::pair<const char*, const char*> kFields[] = {
     {"stopping.", ""},
     {"sparse.", "asynctls."},
 };
+// Apart: the word is part of others.
+constexpr std::pair<absl::string_view, absl::string_view> kText[] = {{"text", "prompt"}};
 
 const char* TypeOf(int status) {
   switch (status) {
@@ -84,29 +83,19 @@ int HttpStatusOf(absl::StatusCode code) {
   }
 }
 
-std::string OpenAiField(const std::string& field) {
-  for (const auto& [prefix, name] : kFields) {
-    absl::string_view rest = field;
-    if (absl::ConsumePrefix(&rest, prefix)) return absl::StrCat(name, rest);
-  }
-  return field == "text" ? "prompt" : field;
-}
-
-std::string ErrorJson(const absl::Status& status) {
+std::string ErrorJson(const absl::Status& in) {
+  const absl::Status status =
+      RenameFields(in, ErrorField(in) == "text" ? FieldNames(kText) : FieldNames(kFields));
   const int code = HttpStatusOf(status.code());
   if (code == 500) {
     const std::string id = absl::StrCat(absl::Hex(std::random_device{}(), absl::kZeroPad8));
     spdlog::error("internal_error id={} {}", id, status.ToString());
     return ErrorObject(code, absl::StrCat("internal error ", id), "", "internal_error");
   }
-  const std::string field = ErrorField(status);
-  const std::string param = OpenAiField(field);
-  std::string message(status.message());
-  // Messages start with the name of their field.
-  if (!field.empty() && absl::StartsWith(message, field)) {
-    message.replace(0, field.size(), param);
-  }
-  return ErrorObject(code, message, param, absl::AsciiStrToLower(ErrorReason(status)));
+  return ErrorObject(code,
+                     std::string(status.message()),
+                     ErrorField(status),
+                     absl::AsciiStrToLower(ErrorReason(status)));
 }
 
 HttpResponse ErrorResponse(const absl::Status& status) {

@@ -77,16 +77,17 @@ class HttpServer::Impl {
       acceptor_.close(ignored);
       accept_again_.cancel();
     });
-    ForSessions([](HttpLoop& loop, HttpSession& session) {
-      loop.closing = true;
-      session.CloseWhenIdle();
-    });
+    // Before anything else, so that a connection that is just being accepted is not begun.
+    for (auto& thread : threads_) {
+      net::post(thread->loop.context, [&loop = thread->loop] { loop.closing = true; });
+    }
+    ForSessions([](HttpSession& session) { session.CloseWhenIdle(); });
     std::unique_lock lock(totals_->mu);
     totals_->fewer.wait_for(lock, absl::ToChronoMilliseconds(flush), [this] {
       return totals_->connections == 0 && totals_->calls == 0;
     });
     lock.unlock();
-    ForSessions([](HttpLoop&, HttpSession& session) { session.Close(); });
+    ForSessions([](HttpSession& session) { session.Close(); });
     lock.lock();
     totals_->fewer.wait(lock, [this] { return totals_->calls == 0; });
   }
@@ -134,7 +135,7 @@ class HttpServer::Impl {
     return out;
   }
 
-  // Calls `visit` for what each thread has, on it.
+  // Calls `visit` for every session, on its thread.
   template <class Visit>
   void ForSessions(Visit visit) {
     for (auto& thread : threads_) {
@@ -142,7 +143,7 @@ class HttpServer::Impl {
         // Visiting may end a session, and with it others' calls.
         const std::vector<HttpSession*> sessions(loop.sessions.begin(), loop.sessions.end());
         for (HttpSession* session : sessions) {
-          if (loop.sessions.count(session) > 0) visit(loop, *session);
+          if (loop.sessions.count(session) > 0) visit(*session);
         }
       });
     }

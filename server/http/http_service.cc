@@ -14,6 +14,7 @@
 #include "engine/base/json.h"
 #include "prometheus/text_serializer.h"
 #include "server/frontend/errors.h"
+#include "server/frontend/request_checks.h"
 #include "server/http/http_error.h"
 #include "server/http/openai_format.h"
 #include "server/http/openai_reply.h"
@@ -36,6 +37,17 @@ std::string RandomHex() {
                       absl::Hex(device(), absl::kZeroPad8));
 }
 
+// Of a call that is refused before its answer has a shape.
+class RefusedCall final : public ResponseWriter {
+ public:
+  explicit RefusedCall(std::shared_ptr<HttpCall> call) : call_(std::move(call)) {}
+  bool Write(v1::GenerateResponse&) override { return true; }
+  void Finish(const absl::Status& status) override { call_->Respond(ErrorResponse(status)); }
+
+ private:
+  const std::shared_ptr<HttpCall> call_;
+};
+
 HttpResponse JsonResponse(std::string body, int status = 200) {
   HttpResponse response;
   response.status = status;
@@ -44,12 +56,9 @@ HttpResponse JsonResponse(std::string body, int status = 200) {
 }
 
 // Header X-Request-Timeout: seconds until the answer is no longer wanted.
-absl::StatusOr<CallInfo> CallInfoFrom(const HttpRequest& request) {
-  CallInfo call;
-  call.protocol = Protocol::kOpenAi;
-  call.trace_id = TraceId(request.Header("traceparent"));
+absl::Status ReadDeadline(const HttpRequest& request, CallInfo& call) {
   const std::string timeout = request.Header("x-request-timeout");
-  if (timeout.empty()) return call;
+  if (timeout.empty()) return absl::OkStatus();
   double seconds = 0;
   if (!absl::SimpleAtod(timeout, &seconds) || !(seconds > 0 && seconds <= kMaxTimeoutSeconds)) {
     return InvalidField("X-Request-Timeout",
@@ -59,7 +68,7 @@ absl::StatusOr<CallInfo> CallInfoFrom(const HttpRequest& request) {
                         kMaxTimeoutSeconds);
   }
   call.deadline = absl::Now() + absl::Seconds(seconds);
-  return call;
+  return absl::OkStatus();
 }
 
 // The id of the header, where it can be one.
@@ -170,15 +179,19 @@ void HttpService::Completions(const HttpRequest& request, const CallPtr& call) {
 void HttpService::Generate(const HttpRequest& http,
                            absl::StatusOr<OpenAiRequest> request,
                            const CallPtr& call) {
+  CallInfo info;
+  info.protocol = Protocol::kOpenAi;
+  info.trace_id = TraceId(http.Header("traceparent"));
   absl::Status status = request.status();
   const absl::StatusOr<const Frontend::Serving*> serving = frontend_.serving();
   status.Update(serving.status());
-  const absl::StatusOr<CallInfo> info = CallInfoFrom(http);
-  status.Update(info.status());
-  if (!status.ok()) return call->Respond(ErrorResponse(status));
-
-  std::string id = request->prompts[0]->request_id();
+  status.Update(ReadDeadline(http, info));
+  std::string id = request.ok() ? request->prompts[0]->request_id() : "";
   if (id.empty()) id = HeaderId(http);
+  if (!status.ok()) {
+    RefusedCall refused(call);
+    return frontend_.Refuse(id, info, status, refused);
+  }
   if (id.empty()) id = absl::StrCat(request->options.chat ? "chatcmpl-" : "cmpl-", RandomHex());
   std::vector<std::shared_ptr<v1::GenerateRequest>> prompts = request->prompts;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -191,7 +204,7 @@ void HttpService::Generate(const HttpRequest& http,
                                                    absl::Now(),
                                                    (*serving)->tokenizer);
   for (uint32_t i = 0; i < prompts.size(); ++i) {
-    frontend_.Generate(prompts[i], *info, reply->Writer(i));
+    frontend_.Generate(prompts[i], info, reply->Writer(i));
     reply->Submitted(i);
   }
   call->OnGone([weak = std::weak_ptr<OpenAiReply>(reply)] {
@@ -204,14 +217,7 @@ void HttpService::Generate(const HttpRequest& http,
 absl::Status HttpService::CheckModel(const std::string& name) const {
   const absl::StatusOr<const Frontend::Serving*> serving = frontend_.serving();
   if (!serving.ok()) return serving.status();
-  const std::string& served = (*serving)->options.info.model().name();
-  if (name.empty() || name == served) return absl::OkStatus();
-  return WithReason(absl::NotFoundError(absl::StrCat("model '",
-                                                     name.substr(0, kMaxModelNameBytes),
-                                                     "' is not served here; '",
-                                                     served,
-                                                     "' is")),
-                    "MODEL_NOT_FOUND");
+  return CheckModelName(name, (*serving)->options.info.model().name());
 }
 
 void HttpService::Tokenize(const HttpRequest& request, const CallPtr& call) {
@@ -256,8 +262,7 @@ void HttpService::Detokenize(const HttpRequest& request, const CallPtr& call) {
   });
 }
 
-// --------------------------------------------------------------------------------- the rest: GET
-// --
+// -------------------------------------------------------------------------------- the rest: GET --
 
 void HttpService::Models(const HttpRequest&, const CallPtr& call) {
   const auto serving = frontend_.serving();

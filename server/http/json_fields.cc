@@ -118,6 +118,12 @@ void JsonFields::Fail(const char* name, const std::string& what) {
   status_.Update(InvalidField(Path(name), what));
 }
 
+// Not UNIMPLEMENTED: clients of OpenAI's API try again what is answered with 5xx.
+void JsonFields::Unsupported(const char* name, const std::string& value) {
+  status_.Update(WithReason(InvalidField(Path(name), value, " is not supported by this server"),
+                            "UNSUPPORTED_FIELD"));
+}
+
 absl::Status JsonFields::Finish() const {
   if (!status_.ok()) return status_;
   for (const auto& [name, value] : object_.items()) {

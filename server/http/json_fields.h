@@ -46,6 +46,9 @@ class JsonFields {
 
   // Records an error about a member; the first one counts.
   void Fail(const char* name, const std::string& what);
+  // Records that a member, or a value of it, asks for what this server does not do; `value` begins
+  // with a space or is empty.
+  void Unsupported(const char* name, const std::string& value = "");
   void Fail(const absl::Status& status) { status_.Update(status); }
 
   std::string Path(const char* name) const { return path_ + name; }

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/json.h"
 #include "engine/text/utf8.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {
@@ -107,23 +108,12 @@ std::string ObjectHead(const std::string& id,
                       ",\"choices\":[");
 }
 
-const char* FinishReasonName(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_REASON_STOP:
-      return "stop";
-    case v1::FINISH_REASON_LENGTH:
-      return "length";
-    default:
-      return "abort";
-  }
-}
-
 std::string FinishMembers(const v1::Finished& finished) {
   std::string stop = "null";
   if (finished.has_stop_string()) stop = JsonString(finished.stop_string());
   if (finished.has_stop_token_id()) stop = absl::StrCat(finished.stop_token_id());
   return absl::StrCat(
-      "\"finish_reason\":\"", FinishReasonName(finished.reason()), "\",\"stop_reason\":", stop);
+      "\"finish_reason\":\"", CommonReasonName(finished.reason()), "\",\"stop_reason\":", stop);
 }
 
 std::string UsageJson(const v1::Usage& usage) {

@@ -24,8 +24,6 @@ std::string ObjectHead(const std::string& id,
                        int64_t created,
                        const std::string& model);
 
-// "stop", "length" or "abort".
-const char* FinishReasonName(v1::FinishReason reason);
 // "finish_reason":..,"stop_reason":.. ; the second (vLLM's) is the stop string or stop id.
 std::string FinishMembers(const v1::Finished& finished);
 

@@ -297,8 +297,7 @@ std::string OpenAiReply::LastEvents() const {
   return out + kDone;
 }
 
-// ---------------------------------------------------------------------------------- in one piece
-// --
+// --------------------------------------------------------------------------------- in one piece --
 
 void OpenAiReply::Collect(Choice& choice, const v1::Delta& delta) {
   if (options_.split_reasoning) {

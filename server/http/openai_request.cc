@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/frontend/errors.h"
+#include "server/frontend/request_checks.h"
 #include "server/http/json_fields.h"
 
 namespace asynctls {
@@ -89,15 +90,16 @@ void ReadNoOps(JsonFields& fields) {
   for (const char* name : {"user", "safety_identifier", "prompt_cache_key"}) fields.String(name);
   fields.Object("metadata");
   fields.Bool("parallel_tool_calls");
-  if (fields.Bool("store").value_or(false)) fields.Fail("store", " true is not supported");
+  if (fields.Bool("store").value_or(false)) fields.Unsupported("store", " true");
   const std::string tier = fields.String("service_tier").value_or("auto");
-  if (tier != "auto" && tier != "default") fields.Fail("service_tier", " must be auto or default");
+  if (tier != "auto" && tier != "default")
+    fields.Unsupported("service_tier", absl::StrCat(" '", tier.substr(0, 64), "'"));
   if (const Json* format = fields.Object("response_format")) {
     JsonFields inner(*format, "response_format.");
     const std::string type = inner.String("type").value_or("");
     if (type != "text") {
-      fields.Fail("response_format",
-                  ".type must be text: output is not constrained by this server");
+      inner.Unsupported("type", absl::StrCat(" '", type.substr(0, 64), "'"));
+      fields.Fail(inner.Finish());
     } else {
       fields.Fail(inner.Finish());
     }
@@ -160,7 +162,7 @@ void ReadCommon(JsonFields& fields, OpenAiRequest& out) {
   v1::ResponseOptions& response = *request.mutable_response();
   if (const auto v = fields.Bool("skip_special_tokens")) response.set_skip_special_tokens(*v);
   if (const auto v = fields.Unsigned("prompt_logprobs")) {
-    if (out.options.stream) fields.Fail("prompt_logprobs", " is not for streams");
+    if (out.options.stream) fields.Unsupported("prompt_logprobs", " in a stream");
     out.options.prompt_logprobs = true;
     response.set_prompt_log_probs(*v);
   }
@@ -192,7 +194,7 @@ std::string ReadContent(JsonFields& message) {
   for (size_t i = 0; i < content->size(); ++i) {
     JsonFields part((*content)[i], message.Path(absl::StrCat("content[", i, "].").c_str()));
     const std::string type = part.String("type").value_or("");
-    if (type != "text") part.Fail("type", " must be text: other parts are not supported");
+    if (type != "text") part.Unsupported("type", absl::StrCat(" '", type.substr(0, 64), "'"));
     const auto text = part.String("text");
     if (!text.has_value()) part.Fail("text", " is required");
     message.Fail(part.Finish());
@@ -214,7 +216,7 @@ void ReadMessages(JsonFields& fields, v1::ChatMessages& out) {
     message.String("reasoning_content");
     for (const char* none : {"tool_calls", "annotations"}) {
       const Json* list = message.Array(none);
-      if (list != nullptr && !list->empty()) message.Fail(none, " is not supported");
+      if (list != nullptr && !list->empty()) message.Unsupported(none);
     }
     fields.Fail(message.Finish());
   }
@@ -231,9 +233,9 @@ void ReadTemplate(JsonFields& fields, v1::ChatMessages& out) {
 
 void RefuseTools(JsonFields& fields) {
   const Json* tools = fields.Array("tools");
-  if (tools != nullptr && !tools->empty()) fields.Fail("tools", " are not supported");
+  if (tools != nullptr && !tools->empty()) fields.Unsupported("tools");
   const Json* choice = fields.Any("tool_choice");
-  if (choice != nullptr && *choice != "none") fields.Fail("tool_choice", " must be none");
+  if (choice != nullptr && *choice != "none") fields.Unsupported("tool_choice", " other than none");
 }
 
 // --------------------------------------------------------------------------------- completions --
@@ -272,7 +274,7 @@ void ReadPrompts(JsonFields& fields, OpenAiRequest& out) {
 void ReadEcho(JsonFields& fields, OpenAiRequest& out) {
   out.options.echo = fields.Bool("echo").value_or(false);
   if (!out.options.echo || !out.options.logprobs.has_value()) return;
-  if (out.options.stream) return fields.Fail("echo", " with logprobs is not for streams");
+  if (out.options.stream) return fields.Unsupported("echo", " with logprobs in a stream");
   if (out.options.prompt_logprobs) {
     return fields.Fail("prompt_logprobs", " with echo and logprobs asks for the same twice");
   }
@@ -312,11 +314,13 @@ absl::StatusOr<OpenAiRequest> ParseCompletionRequest(const std::string& body) {
   OpenAiRequest out;
   JsonFields fields(*json, "");
   ReadCommon(fields, out);
-  if (const auto top = fields.Unsigned("logprobs")) AskForLogProbs(out, *top);
+  if (const auto top = fields.Integer("logprobs", 0, kMaxTopLogProbs)) {
+    AskForLogProbs(out, static_cast<uint32_t>(*top));
+  }
   ReadEcho(fields, out);
-  if (!fields.String("suffix").value_or("").empty()) fields.Fail("suffix", " is not supported");
+  if (!fields.String("suffix").value_or("").empty()) fields.Unsupported("suffix");
   const auto best_of = fields.Unsigned("best_of");
-  if (best_of.has_value() && *best_of != 1) fields.Fail("best_of", " is not supported; use n");
+  if (best_of.has_value() && *best_of != 1) fields.Unsupported("best_of", " other than 1");
   ReadPrompts(fields, out);
   const absl::Status status = fields.Finish();
   if (!status.ok()) return status;

@@ -3,13 +3,12 @@
 
 #include <algorithm>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "engine/base/json.h"
 #include "engine/engine.h"
 #include "engine/scheduler/request_status.h"
+#include "proto/enum_names.h"
 
 namespace asynctls {
 namespace {
@@ -24,10 +23,6 @@ const char* PhaseName(RequestPhase phase) {
       return "decode";
   }
   return "";
-}
-
-std::string ModeName(v1::AttentionMode mode) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::AttentionMode_Name(mode), "ATTENTION_MODE_"));
 }
 
 Json HealthJson(const Health& health) {

@@ -36,6 +36,23 @@ TEST(FlagsTest, FallsBackWhereAbsent) {
   EXPECT_THAT(std::string(flags->Require({"target"}).message()), HasSubstr("--target is required"));
 }
 
+TEST(FlagsTest, KeepsEveryValueOfAFlagThatRepeats) {
+  const std::vector<FlagSpec> specs = {{"stop", "TEXT", "an end", true}};
+  auto flags = Flags::Parse(specs, {"--stop=a", "--stop", "b"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  EXPECT_THAT(flags->All("stop"), ::testing::ElementsAre("a", "b"));
+  EXPECT_EQ(flags->Text("stop"), "b");
+  EXPECT_TRUE(Flags::Parse(specs, {})->All("stop").empty());
+}
+
+TEST(FlagsTest, BoundsNumbers) {
+  auto flags = Flags::Parse({{"x", "X", "a number"}}, {"--x=1.5"});
+  EXPECT_DOUBLE_EQ(*flags->Real("x", 0, 0, 2), 1.5);
+  EXPECT_THAT(std::string(flags->Real("x", 0, 0, 1).status().message()),
+              HasSubstr("--x: 1.5 is outside 0 to 1"));
+  EXPECT_FALSE(Flags::Parse({{"x", "X", "a number"}}, {"--x=inf"})->Real("x", 0).ok());
+}
+
 TEST(FlagsTest, NamesWhatIsWrong) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> bad = {
       {{"stray"}, "unknown argument 'stray'"},

@@ -27,7 +27,11 @@ TEST(GenerateRequestTest, CarriesEveryFlag) {
                                 "--tail=64",
                                 "--max-tokens=5",
                                 "--temperature=0",
-                                "--seed=18446744073709551615"});
+                                "--seed=18446744073709551615",
+                                "--n=2",
+                                "--logprobs=3",
+                                "--prompt-logprobs=0",
+                                "--json"});
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->text(), "Hello");
   EXPECT_EQ(request->sparse().mode(), v1::ATTENTION_MODE_LAGGED);
@@ -38,6 +42,9 @@ TEST(GenerateRequestTest, CarriesEveryFlag) {
   EXPECT_EQ(request->stopping().max_tokens(), 5u);
   EXPECT_TRUE(request->sampling().has_temperature());  // 0 means greedy, not absent
   EXPECT_EQ(request->sampling().seed(), UINT64_MAX);
+  EXPECT_EQ(request->sampling().n(), 2u);
+  EXPECT_EQ(request->response().top_log_probs(), 3u);
+  EXPECT_TRUE(request->response().has_prompt_log_probs());
 }
 
 TEST(GenerateRequestTest, LeavesOutWhatIsNotGiven) {
@@ -56,6 +63,10 @@ TEST(GenerateRequestTest, ReadsPromptsAndMessagesFromFiles) {
   const auto chat = Request({"--prompt-file", path, "--chat"});
   EXPECT_EQ(chat->chat().messages(0).role(), "user");
   EXPECT_EQ(chat->chat().messages(0).content(), "from a file");
+  EXPECT_FALSE(chat->chat().has_enable_thinking());
+  const auto quick = Request({"--prompt-file", path, "--chat", "--thinking=off"});
+  EXPECT_TRUE(quick->chat().has_enable_thinking());
+  EXPECT_FALSE(quick->chat().enable_thinking());
 
   const std::string list = R"([{"role": "system", "content": "s"}])";
   for (const std::string& text : {list, R"({"messages": )" + list + "}"}) {
@@ -75,7 +86,10 @@ TEST(GenerateRequestTest, NamesTheFlagThatIsWrong) {
       {{"--prompt=a", "--mode=unspecified"}, "--mode: 'unspecified'"},
       {{"--prompt=a", "--selector=x"}, "--selector: 'x'"},
       {{"--prompt=a", "--budget=-1"}, "--budget: '-1'"},
-      {{"--prompt=a", "--max-tokens=0"}, "--max-tokens: '0'"},
+      {{"--prompt=a", "--max-tokens=x"}, "--max-tokens: 'x'"},
+      {{"--prompt=a", "--thinking=on"}, "--thinking is on or off"},
+      {{"--prompt=a", "--chat", "--thinking=maybe"}, "--thinking is on or off"},
+      {{"--prompt=a", "--logprobs=1"}, "need --json"},
       {{"--prompt=a", "--temperature=warm"}, "--temperature: 'warm'"},
       {{"--prompt=a", "--seed=x"}, "--seed: 'x'"},
   };

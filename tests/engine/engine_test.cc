@@ -125,6 +125,7 @@ TEST_F(EngineTest, RepliesWithTheModelsTokensAndUsage) {
   EXPECT_EQ(snapshot.blocks_used, 0);
   EXPECT_EQ(snapshot.blocks_cached, 3);
   EXPECT_EQ(snapshot.steps, 10);
+  EXPECT_EQ(metrics_.step_gap.Collect().histogram.sample_count, 9) << "between steps, not before";
 }
 
 TEST_F(EngineTest, ManyThreadsManyRequestsEachGetsItsOwnReply) {

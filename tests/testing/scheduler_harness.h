@@ -25,6 +25,19 @@ struct Told {
   std::optional<TokenEvent::Finished> finished;
 };
 
+// Four lanes, 64 blocks of 4 positions, 16 rows a step.
+inline SchedulerConfig Small() {
+  SchedulerConfig config;
+  config.blocks = 64;
+  config.block_positions = 4;
+  config.max_context = 256;
+  config.vocab_size = 1000;
+  config.fingerprint = "model";
+  config.max_lanes = 4;
+  config.max_step_tokens = 16;
+  return config;
+}
+
 class SchedulerHarness {
  public:
   explicit SchedulerHarness(const SchedulerConfig& config)

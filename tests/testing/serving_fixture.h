@@ -85,15 +85,15 @@ class TestServer {
     auto server = Server::Start(options.config, metrics_, registry_);
     ASYNCTLS_CHECK(server.ok());
     server_ = *std::move(server);
-    if (options.open) {
-      server_->Open(FrontendOptionsFrom(options.config, *init, tokenizer_->vocab_size()),
-                    *engine_,
-                    *tokenizer_);
-    }
+    frontend_options_ = FrontendOptionsFrom(options.config, *init, tokenizer_->vocab_size());
+    if (options.open) Open();
     channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()),
                                    grpc::InsecureChannelCredentials());
     stub_ = v1::GenerationService::NewStub(channel_);
   }
+
+  // The model is there. Once, where Options.open is false.
+  void Open() { server_->Open(frontend_options_, *engine_, *tokenizer_); }
 
   Engine& engine() { return *engine_; }
   Server& server() { return *server_; }
@@ -135,6 +135,7 @@ class TestServer {
   Metrics metrics_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
+  Frontend::Options frontend_options_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::GenerationService::Stub> stub_;

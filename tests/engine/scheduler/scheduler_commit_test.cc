@@ -18,18 +18,7 @@ using testing::ExpectedReply;
 using testing::MakeRequest;
 using testing::Prompt;
 using testing::SchedulerHarness;
-
-SchedulerConfig Small() {
-  SchedulerConfig config;
-  config.blocks = 64;
-  config.block_positions = 4;
-  config.max_context = 256;
-  config.vocab_size = 1000;
-  config.fingerprint = "model";
-  config.max_lanes = 4;
-  config.max_step_tokens = 16;
-  return config;
-}
+using testing::Small;
 
 TEST(SchedulerCommit, StopTokenEndsTheReplyAndIsNoPartOfIt) {
   const auto reply = ExpectedReply(Prompt(5, 1), 10);

@@ -18,18 +18,7 @@ using testing::ExpectedReply;
 using testing::MakeRequest;
 using testing::Prompt;
 using testing::SchedulerHarness;
-
-SchedulerConfig Small() {
-  SchedulerConfig config;
-  config.blocks = 64;
-  config.block_positions = 4;
-  config.max_context = 256;
-  config.vocab_size = 1000;
-  config.fingerprint = "model";
-  config.max_lanes = 4;
-  config.max_step_tokens = 16;
-  return config;
-}
+using testing::Small;
 
 Request WithPriority(const std::string& id, std::vector<uint32_t> prompt, int32_t priority) {
   Request request = MakeRequest(id, std::move(prompt), 2);

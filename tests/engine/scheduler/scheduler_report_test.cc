@@ -20,18 +20,7 @@ using testing::MakeRequest;
 using testing::Prompt;
 using testing::SchedulerHarness;
 using ::testing::SizeIs;
-
-SchedulerConfig Small() {
-  SchedulerConfig config;
-  config.blocks = 64;
-  config.block_positions = 4;
-  config.max_context = 256;
-  config.vocab_size = 1000;
-  config.fingerprint = "model";
-  config.max_lanes = 4;
-  config.max_step_tokens = 16;
-  return config;
-}
+using testing::Small;
 
 // ---------------------------------------------------------------------------- log-probabilities --
 

@@ -19,18 +19,7 @@ using ::testing::HasSubstr;
 using testing::MakeRequest;
 using testing::Prompt;
 using testing::SchedulerHarness;
-
-SchedulerConfig Small() {
-  SchedulerConfig config;
-  config.blocks = 64;
-  config.block_positions = 4;
-  config.max_context = 256;
-  config.vocab_size = 1000;
-  config.fingerprint = "model";
-  config.max_lanes = 4;
-  config.max_step_tokens = 16;
-  return config;
-}
+using testing::Small;
 
 void ExpectPlan(const v1::StepPlan& plan, const std::string& text) {
   v1::StepPlan expected;

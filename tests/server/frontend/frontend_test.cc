@@ -146,6 +146,34 @@ TEST_F(FrontendTest, LoadTellsWhatIsThere) {
   EXPECT_EQ(load->overload_level(), 0u);
 }
 
+TEST(FrontendQueueTest, WhatOnlyTheEngineCanRefuseIsExplainedToo) {
+  TestServer::Options options = TestServer::Defaults();
+  options.fake.step_time = absl::Milliseconds(20);
+  options.config.set_max_sequences(1);
+  options.config.set_max_waiting_requests(3);
+  TestServer server(options);
+  Frontend& frontend = server.server().frontend();
+  std::vector<std::shared_ptr<Recorder>> long_ones;
+  for (int i = 0; i < 2; ++i) {  // one runs, one waits
+    v1::GenerateRequest request = IdsRequest({1}, 10000);
+    request.set_request_id(absl::StrCat("long-", i));
+    long_ones.push_back(std::make_shared<Recorder>());
+    frontend.Generate(std::make_shared<v1::GenerateRequest>(request), CallInfo(), long_ones.back());
+    ASSERT_TRUE(server.WaitFor(
+        [&](const Engine::Snapshot& s) { return s.running == 1 && s.waiting == i; }));
+  }
+  v1::GenerateRequest three = IdsRequest({1}, 1);  // there is room for one, but not for three
+  three.mutable_sampling()->set_n(3);
+  auto recorder = std::make_shared<Recorder>();
+  frontend.Generate(std::make_shared<v1::GenerateRequest>(three), CallInfo(), recorder);
+  recorder->Wait();
+  EXPECT_EQ(recorder->end->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ErrorReason(*recorder->end), "QUEUE_FULL");
+  EXPECT_GT(RetryAfter(*recorder->end), absl::ZeroDuration());
+  for (int i = 0; i < 2; ++i) frontend.Abort(absl::StrCat("long-", i));
+  for (const auto& each : long_ones) each->Wait();
+}
+
 TEST(FrontendWhileLoadingTest, EverythingIsUnavailableAndWorthAnotherTry) {
   TestServer::Options options = TestServer::Defaults();
   options.open = false;

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -62,12 +63,12 @@ TEST(GreetingTest, IsKnownByItsFirstBytes) {
 
 class FrontDoorTest : public ::testing::Test {
  protected:
-  void Open(uint32_t max_connections) {
+  void Open(uint32_t max_connections, const std::string& http_hint = "") {
     FrontDoor::Options options;
     options.listen = "127.0.0.1:0";
     options.max_connections = max_connections;
     options.patience = absl::Milliseconds(200);
-    options.http_hint = "host:8000";
+    options.http_hint = http_hint;
     auto door = FrontDoor::Listen(std::move(options));
     ASSERT_TRUE(door.ok()) << door.status();
     door_ = *std::move(door);
@@ -96,6 +97,18 @@ TEST_F(FrontDoorTest, Http2IsHandedOnUntouchedHoweverItArrives) {
   EXPECT_EQ(client.ReadAll(), "");
 }
 
+TEST_F(FrontDoorTest, SmallMessagesAreNotHeldBack) {
+  Open(10);
+  Socket client(door_->port());
+  client.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+  const int fd = Next();
+  int no_delay = 0;
+  socklen_t size = sizeof(no_delay);
+  ASSERT_EQ(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &no_delay, &size), 0);
+  EXPECT_NE(no_delay, 0);
+  close(fd);
+}
+
 TEST_F(FrontDoorTest, PlainHttpIsToldWhereItCameTo) {
   Open(10);
   Socket client(door_->port());
@@ -103,7 +116,14 @@ TEST_F(FrontDoorTest, PlainHttpIsToldWhereItCameTo) {
   const std::string answer = client.ReadAll();
   EXPECT_THAT(answer, StartsWith("HTTP/1.1 426 Upgrade Required\r\n"));
   EXPECT_THAT(answer, HasSubstr("speaks gRPC"));
-  EXPECT_THAT(answer, HasSubstr("host:8000"));
+  EXPECT_THAT(answer, HasSubstr("use a gRPC client, or start the server with --http-listen"));
+}
+
+TEST_F(FrontDoorTest, PlainHttpIsToldWhereHttpIsServed) {
+  Open(10, "host:8000");
+  Socket client(door_->port());
+  client.Send("GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadAll(), HasSubstr("HTTP is served on host:8000"));
 }
 
 TEST_F(FrontDoorTest, OtherProtocolsAndSilenceAreSentAway) {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <thread>
 
 #include "grpcpp/generic/generic_stub.h"
@@ -46,8 +47,13 @@ absl::StatusOr<bool> IsServing(TestServer& server, const std::string& name) {
 
 TEST(HealthTest, AllNamesAreServed) {
   TestServer server;
-  for (const char* name :
-       {"", "liveness", "startup", "readiness", "asynctls.v1.GenerationService"}) {
+  for (const char* name : {"",
+                           "liveness",
+                           "startup",
+                           "readiness",
+                           "asynctls.v1.GenerationService",
+                           "vllm.grpc.engine.VllmEngine",
+                           "inference.GRPCInferenceService"}) {
     const auto serving = IsServing(server, name);
     ASSERT_TRUE(serving.ok()) << name << serving.status();
     EXPECT_TRUE(*serving) << name;
@@ -65,6 +71,72 @@ TEST(HealthTest, WhileTheModelLoadsItIsLiveAndNotReady) {
   const Outcome out = server.Generate(IdsRequest({1}, 2));
   EXPECT_EQ(out.status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_THAT(out.status.error_message(), HasSubstr("loading"));
+}
+
+// A Watch call: one status after another.
+class Watch {
+ public:
+  Watch(TestServer& server, const std::string& name) : stub_(server.channel()) {
+    call_ = stub_.PrepareCall(&context_, "/grpc.health.v1.Health/Watch", &queue_);
+    call_->StartCall(nullptr);
+    Wait();
+    grpc::Slice slice("\x0a" + std::string(1, static_cast<char>(name.size())) + name);
+    call_->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
+    Wait();
+  }
+  ~Watch() {
+    context_.TryCancel();
+    queue_.Shutdown();
+    void* tag;
+    bool ok;
+    while (queue_.Next(&tag, &ok)) continue;
+  }
+  // Waits for the next; empty: the call has ended.
+  std::string Next() {
+    grpc::ByteBuffer response;
+    call_->Read(&response, nullptr);
+    return Wait() ? Bytes(response) : "";
+  }
+
+ private:
+  bool Wait() {
+    void* tag;
+    bool ok = false;
+    return queue_.Next(&tag, &ok) && ok;
+  }
+
+  grpc::GenericStub stub_;
+  grpc::ClientContext context_;
+  grpc::CompletionQueue queue_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+};
+
+constexpr char kServing[] = "\x08\x01";
+constexpr char kNotServing[] = "\x08\x02";
+
+TEST(HealthTest, AWatchTellsEveryChangeAndStaysOpen) {
+  TestServer::Options options = TestServer::Defaults();
+  options.open = false;
+  options.fake.step_time = absl::Milliseconds(1);
+  TestServer server(options);
+  auto ready = std::make_unique<Watch>(server, "inference.GRPCInferenceService");
+  EXPECT_EQ(ready->Next(), kNotServing);
+  server.Open();
+  EXPECT_EQ(ready->Next(), kServing);
+  for (int i = 0; i < 10; ++i) server.server().UpdateHealth();  // no change, no message
+  // A request keeps the drain going until it is cancelled.
+  grpc::ClientContext context;
+  auto reader = server.stub().Generate(&context, IdsRequest({1, 2}, 60000));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  std::thread drain([&] { server.server().Drain(absl::Minutes(5)); });
+  EXPECT_EQ(ready->Next(), kNotServing);
+  EXPECT_TRUE(*IsServing(server, "liveness"));
+  ready.reset();  // the drain would wait for it
+  context.TryCancel();
+  while (reader->Read(&message)) continue;
+  reader->Finish();
+  drain.join();
 }
 
 TEST(HealthTest, ADeadEngineIsNeitherLiveNorReady) {

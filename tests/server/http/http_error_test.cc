@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "engine/base/json.h"
 #include "engine/base/logging.h"
@@ -37,15 +38,22 @@ TEST(HttpErrorTest, EveryCodeHasAStatus) {
 }
 
 TEST(HttpErrorTest, FieldsHaveTheNamesOfTheApi) {
-  EXPECT_EQ(OpenAiField("sampling.top_p"), "top_p");
-  EXPECT_EQ(OpenAiField("stopping.stop"), "stop");
-  EXPECT_EQ(OpenAiField("sparse.budget"), "asynctls.budget");
-  EXPECT_EQ(OpenAiField("response.top_log_probs"), "top_logprobs");
-  EXPECT_EQ(OpenAiField("response.prompt_log_probs"), "prompt_logprobs");
-  EXPECT_EQ(OpenAiField("token_ids.ids[3]"), "prompt[3]");
-  EXPECT_EQ(OpenAiField("chat.messages[1].role"), "messages[1].role");
-  EXPECT_EQ(OpenAiField("text"), "prompt");
-  EXPECT_EQ(OpenAiField("model"), "model");
+  const std::pair<const char*, const char*> cases[] = {
+      {"sampling.top_p", "top_p"},
+      {"stopping.stop", "stop"},
+      {"sparse.budget", "asynctls.budget"},
+      {"response.top_log_probs", "top_logprobs"},
+      {"response.prompt_log_probs", "prompt_logprobs"},
+      {"token_ids.ids[3]", "prompt[3]"},
+      {"chat.messages[1].role", "messages[1].role"},
+      {"text", "prompt"},
+      {"model", "model"},
+  };
+  for (const auto& [field, name] : cases) {
+    const Json error = Json::parse(ErrorJson(InvalidField(field, " is bad")))["error"];
+    EXPECT_EQ(error["param"], name);
+    EXPECT_EQ(error["message"], absl::StrCat(name, " is bad"));
+  }
 }
 
 TEST(HttpErrorTest, ShowsFieldReasonAndMessage) {

@@ -236,7 +236,10 @@ TEST_F(HttpServiceTest, HeadersThatMatter) {
 TEST_F(HttpServiceTest, MetricsAndStatus) {
   Post(port_, "/v1/completions", R"({"prompt":[1,2,3],"max_tokens":2})");
   const HttpReply metrics = Get("/metrics");
-  EXPECT_NE(metrics.body.find("asynctls_"), std::string::npos);
+  // What is refused counts too.
+  Post(port_, "/v1/completions", "{");
+  EXPECT_NE(Get("/metrics").body.find("asynctls_protocol_requests_total{protocol=\"openai\"} 2\n"),
+            std::string::npos);
   EXPECT_EQ(metrics.Header("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
   const HttpReply status = Get("/status.json");
   EXPECT_EQ(status.Header("Cache-Control"), "no-store");

@@ -60,7 +60,6 @@ TEST_F(OpenAiFormatTest, Ends) {
   EXPECT_EQ(FinishMembers(finished), R"("finish_reason":"stop","stop_reason":9)");
   finished.set_stop_string("x\"");
   EXPECT_EQ(FinishMembers(finished), R"("finish_reason":"stop","stop_reason":"x\"")");
-  EXPECT_STREQ(FinishReasonName(v1::FINISH_REASON_ABORTED), "abort");
 }
 
 TEST_F(OpenAiFormatTest, UsageCountsAPromptOnce) {

@@ -184,9 +184,9 @@ TEST(OpenAiRequestTest, BadMembersOfBothEndpointsAreNamed) {
       {R"("store":true)", "store"},
       {R"("service_tier":"priority")", "service_tier"},
       {R"("parallel_tool_calls":"x")", "parallel_tool_calls"},
-      {R"("response_format":{"type":"json_object"})", "response_format"},
-      {R"("response_format":{"type":"json_schema","json_schema":{}})", "response_format"},
-      {R"("response_format":{})", "response_format"},
+      {R"("response_format":{"type":"json_object"})", "response_format.type"},
+      {R"("response_format":{"type":"json_schema","json_schema":{}})", "response_format.type"},
+      {R"("response_format":{})", "response_format.type"},
       {R"("response_format":"text")", "response_format"},
       {R"("temprature":1)", "temprature"},
       {R"("guided_json":{})", "guided_json"},
@@ -197,6 +197,23 @@ TEST(OpenAiRequestTest, BadMembersOfBothEndpointsAreNamed) {
     const absl::Status completion = ParseCompletionRequest(Completion(bad.more)).status();
     EXPECT_EQ(ErrorField(completion).substr(0, bad.field.size()), bad.field)
         << bad.more << ": " << completion;
+  }
+}
+
+TEST(OpenAiRequestTest, WhatIsNotDoneHasAReasonOfItsOwn) {
+  for (const char* more : {R"("store":true)",
+                           R"("service_tier":"flex")",
+                           R"("response_format":{"type":"json_object"})",
+                           R"("tools":[{"type":"function"}])",
+                           R"("tool_choice":"auto")",
+                           R"("stream":true,"prompt_logprobs":1)"}) {
+    const absl::Status status = ParseChatRequest(Chat(more)).status();
+    EXPECT_EQ(ErrorReason(status), "UNSUPPORTED_FIELD") << more << ": " << status;
+  }
+  for (const char* more :
+       {R"("suffix":"x")", R"("best_of":2)", R"("stream":true,"echo":true,"logprobs":1)"}) {
+    const absl::Status status = ParseCompletionRequest(Completion(more)).status();
+    EXPECT_EQ(ErrorReason(status), "UNSUPPORTED_FIELD") << more << ": " << status;
   }
 }
 
@@ -264,6 +281,7 @@ TEST(OpenAiRequestTest, BadMembersOfCompletionsAreNamed) {
   const Bad more[] = {
       {R"("logprobs":true)", "logprobs"},
       {R"("logprobs":-1)", "logprobs"},
+      {R"("logprobs":21)", "logprobs"},
       {R"("echo":"x")", "echo"},
       {R"("echo":true,"logprobs":1,"stream":true)", "echo"},
       {R"("echo":true,"logprobs":1,"prompt_logprobs":1)", "prompt_logprobs"},

@@ -98,13 +98,13 @@ TEST(StatusPageTest, ShowsRequestsInChromium) {
   options.config.set_max_sequences(2);
   options.config.set_max_step_tokens(64);
   options.fake.max_step_tokens = 64;
-  options.fake.step_time = absl::Milliseconds(100);  // 60000 tokens of prompt take 90 s
+  options.fake.step_time = absl::Milliseconds(100);  // 50000 tokens of prompt take 78 s
   TestServer server(options);
   const int port = server.server().http_port();
   const std::string evil = "<img src=x onerror=document.title='pwned'>";
   Running decoding(port, "decoding", 300);
   ASSERT_TRUE(server.WaitFor([](const auto& s) { return s.generation_tokens > 0; }));
-  Running prefilling(port, evil, 60000);
+  Running prefilling(port, evil, 50000);
   ASSERT_TRUE(server.WaitFor([](const auto& s) { return s.running == 2; }));
   Running waiting(port, "waiting", 10);
   ASSERT_TRUE(server.WaitFor([](const auto& s) { return s.waiting == 1; }));
@@ -130,7 +130,10 @@ TEST(StatusPageTest, ShowsRequestsInChromium) {
   EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="running">2<)")));
   EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="waiting">1<)")));
   EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="health" class="pill good"[^>]*>ready<)")));
-  EXPECT_NE(dom.find(">used "), std::string::npos);
+  EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="speed">[\d.k]+<)")));
+  EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="kv-legend"><span[^>]*>used [1-9])")));
+  EXPECT_TRUE(std::regex_search(
+      dom, std::regex(R"(id="phases-legend">(<span[^>]*>[a-z ]+ ([\d.]+ %|–)</span>)+)")));
   EXPECT_NE(dom.find("FakeForCausalLM"), std::string::npos);
 }
 
