@@ -12,7 +12,7 @@ packages=(
 )
 if [[ "${1:-}" == --tests ]]; then
   packages+=(
-    libgtest-dev libgmock-dev python3-minimal python3-grpcio curl
+    libgtest-dev libgmock-dev python3-minimal python3-grpcio curl chromium
     clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev
   )
 fi

@@ -89,7 +89,7 @@ INSTANTIATE_TEST_SUITE_P(
              }},
         Case{"IdEqualToTheVocabulary",
              400,
-             "prompt[1]",
+             "prompt",
              [](Json& b) {
                b["prompt"] = {1, kDemoVocab};
              }},
@@ -130,7 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
              kChat},
         Case{"ChatWithAnUnknownRole",
              400,
-             "messages[0].role",
+             "messages",
              [](Json& b) { b["messages"][0]["role"] = "root"; },
              kChat},
         Case{"ChatThatSpellsSpecialTokens",
@@ -202,7 +202,7 @@ INSTANTIATE_TEST_SUITE_P(
              }},
         Case{"UnknownStopId",
              400,
-             "stop_token_ids[0]",
+             "stop_token_ids",
              [](Json& b) { b["stop_token_ids"] = {UINT32_MAX}; }},
         Case{"LogProbsOfAMillionIds", 400, "logprobs", [](Json& b) { b["logprobs"] = 1000000; }},
         Case{"TopLogProbsOfAMillionIds",

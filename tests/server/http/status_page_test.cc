@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "tests/testing/http_client.h"
 #include "tests/testing/serving_fixture.h"
 #include "tests/testing/temp_dir.h"
@@ -82,8 +83,20 @@ std::string RowOf(const std::string& dom, const std::string& escaped_id) {
 
 size_t Rows(const std::string& dom) {
   size_t n = 0;
-  for (size_t at = 0; (at = dom.find("<tr data-phase", at)) != std::string::npos; ++at) ++n;
+  for (size_t at = 0; (at = dom.find(" data-phase=\"", at)) != std::string::npos; ++at) ++n;
   return n;
+}
+
+// Looks until the engine has told which blocks were read; a page does not wait for that.
+bool HeatComes(int port) {
+  for (int i = 0; i < 1000; ++i) {
+    const Json status = Fetch(port, "GET", "/status.json").json();
+    for (const Json& request : status["requests"]["list"]) {
+      if (request["heat"] != "") return true;
+    }
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  return false;
 }
 
 TEST(StatusPageTest, TheTextIsWhole) {
@@ -109,6 +122,7 @@ TEST(StatusPageTest, ShowsRequestsInChromium) {
   Running waiting(port, "waiting", 10);
   ASSERT_TRUE(server.WaitFor([](const auto& s) { return s.waiting == 1; }));
 
+  ASSERT_TRUE(HeatComes(port));
   TempDir folder;
   const Dump dump = Browse(absl::StrCat("http://127.0.0.1:", port, "/"), 4000, folder.path());
   const std::string& dom = dump.dom;
@@ -132,8 +146,8 @@ TEST(StatusPageTest, ShowsRequestsInChromium) {
   EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="health" class="pill good"[^>]*>ready<)")));
   EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="speed">[\d.k]+<)")));
   EXPECT_TRUE(std::regex_search(dom, std::regex(R"(id="kv-legend"><span[^>]*>used [1-9])")));
-  EXPECT_TRUE(std::regex_search(
-      dom, std::regex(R"(id="phases-legend">(<span[^>]*>[a-z ]+ ([\d.]+ %|–)</span>)+)")));
+  // FakeWorker calls all of its time "other".
+  EXPECT_NE(dom.find(">other 100 %<"), std::string::npos);
   EXPECT_NE(dom.find("FakeForCausalLM"), std::string::npos);
 }
 
