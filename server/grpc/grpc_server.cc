@@ -37,13 +37,16 @@ void SetKeepAlive(grpc::ServerBuilder& builder) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const v1::ServerConfig& config, const std::vector<grpc::Service*>& services) {
+    const v1::ServerConfig& config,
+    const std::vector<grpc::Service*>& services,
+    const std::string& http_hint) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto server = absl::WrapUnique(new GrpcServer());
   FrontDoor::Options door;
   door.listen = config.listen();
   door.max_connections = config.max_connections();
+  door.http_hint = http_hint;
   auto listening = FrontDoor::Listen(std::move(door));
   if (!listening.ok()) return listening.status();
   server->door_ = *std::move(listening);
