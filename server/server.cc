@@ -74,8 +74,10 @@ absl::Status Server::StartHttp() {
 void Server::Open(Frontend::Options options, Engine& engine, const Tokenizer& tokenizer) {
   const v1::ModelInfo& model = options.limits.model;
   metrics_.SetModel(model.name(), model.architecture());
-  if (metrics_listener_ != nullptr && config_.metrics_compat() == "vllm") {
-    metrics_listener_->Add(std::make_shared<VllmAliases>(registry_, model.name()));
+  if (config_.metrics_compat() == "vllm") {
+    const auto aliases = std::make_shared<VllmAliases>(registry_, model.name());
+    if (metrics_listener_ != nullptr) metrics_listener_->Add(aliases);
+    if (http_service_ != nullptr) http_service_->AddMetrics(aliases);
   }
   frontend_.Open(std::move(options), engine, tokenizer);
   UpdateHealth();

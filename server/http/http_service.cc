@@ -110,8 +110,13 @@ std::string HealthJson(bool ok, const std::string& reason) {
 
 HttpService::HttpService(Frontend& frontend,
                          const HealthMonitor& health,
-                         std::shared_ptr<prometheus::Registry> registry)
-    : frontend_(frontend), health_(health), registry_(std::move(registry)) {}
+                         std::shared_ptr<prometheus::Collectable> metrics)
+    : frontend_(frontend), health_(health), metrics_({std::move(metrics)}) {}
+
+void HttpService::AddMetrics(std::shared_ptr<prometheus::Collectable> more) {
+  std::lock_guard lock(mu_);
+  metrics_.push_back(std::move(more));
+}
 
 // -------------------------------------------------------------------------------------- routing --
 
@@ -296,7 +301,16 @@ void HttpService::Ping(const HttpRequest&, const CallPtr& call) {
 void HttpService::MetricsText(const HttpRequest&, const CallPtr& call) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body = prometheus::TextSerializer().Serialize(registry_->Collect());
+  std::vector<prometheus::MetricFamily> families;
+  {
+    std::lock_guard lock(mu_);
+    for (const auto& metrics : metrics_) {
+      for (prometheus::MetricFamily& family : metrics->Collect()) {
+        families.push_back(std::move(family));
+      }
+    }
+  }
+  response.body = prometheus::TextSerializer().Serialize(families);
   call->Respond(std::move(response));
 }
 

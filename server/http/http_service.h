@@ -4,10 +4,12 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
-#include "prometheus/registry.h"
+#include "prometheus/collectable.h"
 #include "server/frontend/frontend.h"
 #include "server/frontend/health.h"
 #include "server/frontend/task_pool.h"
@@ -21,10 +23,13 @@ class HttpService {
   // The references outlive the service; it outlives the HttpServer that calls it.
   HttpService(Frontend& frontend,
               const HealthMonitor& health,
-              std::shared_ptr<prometheus::Registry> registry);
+              std::shared_ptr<prometheus::Collectable> metrics);
 
   // An HttpHandler.
   void Handle(HttpRequest request, std::shared_ptr<HttpCall> call);
+
+  // Shown by GET /metrics too from now on. Any thread.
+  void AddMetrics(std::shared_ptr<prometheus::Collectable> more);
 
  private:
   using CallPtr = std::shared_ptr<HttpCall>;
@@ -58,8 +63,10 @@ class HttpService {
 
   Frontend& frontend_;
   const HealthMonitor& health_;
-  const std::shared_ptr<prometheus::Registry> registry_;
   const absl::Time started_ = absl::Now();
+
+  std::mutex mu_;  // guards what follows, up to the pool
+  std::vector<std::shared_ptr<prometheus::Collectable>> metrics_;
 
   TaskPool pool_{1};  // what takes longer than an I/O thread may be kept; last
 };

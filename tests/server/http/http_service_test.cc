@@ -246,6 +246,15 @@ TEST_F(HttpServiceTest, MetricsAndStatus) {
   EXPECT_EQ(status.json()["load"]["generation_tokens"], 2);
 }
 
+TEST(HttpServiceMetricsTest, HasTheNamesOfVllmWhereTheyAreAskedFor) {
+  TestServer::Options options = HttpOptions();
+  options.config.set_metrics_compat("vllm");
+  TestServer server(options);
+  const HttpReply metrics = Fetch(server.server().http_port(), "GET", "/metrics");
+  EXPECT_NE(metrics.body.find("\nasynctls_requests_running "), std::string::npos);
+  EXPECT_NE(metrics.body.find("\nvllm:num_requests_running{"), std::string::npos);
+}
+
 TEST_F(HttpServiceTest, ThePageIsSelfContained) {
   const HttpReply page = Get("/");
   EXPECT_EQ(page.status, 200);
