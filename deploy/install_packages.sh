@@ -7,12 +7,12 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkg-config ccache git
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
-  libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev libcurl4-openssl-dev zlib1g-dev libssl-dev
+  libboost-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev libcurl4-openssl-dev zlib1g-dev libssl-dev
   libdnnl-dev ocl-icd-opencl-dev libhwy-dev libeigen3-dev libgloo-dev libutf8proc-dev libedit-dev patchelf
 )
 if [[ "${1:-}" == --tests ]]; then
   packages+=(
-    libgtest-dev libgmock-dev python3-minimal python3-grpcio curl
+    libgtest-dev libgmock-dev python3-minimal python3-grpcio curl chromium
     clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev
   )
 fi

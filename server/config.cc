@@ -38,6 +38,7 @@ constexpr FieldRule kRules[] = {
     {"model", "model folder in HuggingFace layout (required)"},
     {"listen", "address of the gRPC service, HOST:PORT; port 0 = any free one"},
     {"metrics_listen", "address of GET /metrics, HOST:PORT, or none"},
+    {"http_listen", "address of the OpenAI-compatible HTTP service and status page, or none"},
     {"served_model_name", "name of the model to clients; empty = the folder's name"},
     {"metrics_compat", "vllm: the metrics again under vLLM's names; or none"},
     {"weights", "files, or synthetic: random weights of the model's shapes"},
@@ -59,7 +60,7 @@ constexpr FieldRule kRules[] = {
     {"max_message_mib", "largest gRPC message accepted, MiB", 1, 1024},
     {"drain_seconds", "how long SIGTERM lets running requests go on", 1, 86400},
     {"stall_seconds", "without a step for this long, with work, the server is not ready", 1, 86400},
-    {"max_connections", "connections of the gRPC port", 1, 1 << 20},
+    {"max_connections", "connections of each port", 1, 1 << 20},
     {"sparse.mode", "dense, exact or lagged, where a request names none"},
     {"sparse.selector", "code, or bound (needs --bound-selector)"},
     {"sparse.budget", "tokens attended per KV head, at most --max-budget", 128, 1 << 20},
@@ -314,6 +315,7 @@ v1::ServerConfig DefaultConfig() {
   v1::ServerConfig config;
   config.set_listen("0.0.0.0:50051");
   config.set_metrics_listen("0.0.0.0:9090");
+  config.set_http_listen("none");
   config.set_metrics_compat("none");
   config.set_weights("files");
   config.set_max_sequences(32);
@@ -367,6 +369,10 @@ absl::Status ValidateConfig(const v1::ServerConfig& config) {
   if (config.metrics_listen() != "none") {
     auto metrics = ParseHostPort("metrics_listen", config.metrics_listen());
     if (!metrics.ok()) return metrics.status();
+  }
+  if (config.http_listen() != "none") {
+    auto http = ParseHostPort("http_listen", config.http_listen());
+    if (!http.ok()) return http.status();
   }
   if (config.served_model_name().size() > kMaxModelNameBytes) {
     return absl::InvalidArgumentError(absl::StrCat("served_model_name has ",

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/host_port.h"
 #include "engine/base/json.h"
 #include "engine/base/logging.h"
 #include "engine/engine.h"
@@ -159,7 +160,7 @@ int Serve(Server& server, absl::Duration drain_limit, const sigset_t& signals) {
 }
 
 void PrintPort(const char* what, const std::string& listen, int port) {
-  absl::PrintF("%s %s:%d\n", what, listen.substr(0, listen.rfind(':')), port);
+  absl::PrintF("%s %s\n", what, WithPort(listen, port));
 }
 
 absl::StatusOr<int> Run(const v1::ServerConfig& config) {
@@ -186,6 +187,9 @@ absl::StatusOr<int> Run(const v1::ServerConfig& config) {
       FrontendOptionsFrom(config, workers->init, tokenizer->vocab_size()), *engine, *tokenizer);
   if ((*server)->metrics_port() > 0) {
     PrintPort("metrics on", config.metrics_listen(), (*server)->metrics_port());
+  }
+  if ((*server)->http_port() > 0) {
+    PrintPort("http on", config.http_listen(), (*server)->http_port());
   }
   PrintPort("asynctls-server listening on", config.listen(), (*server)->grpc_port());
   std::fflush(stdout);

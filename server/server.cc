@@ -4,10 +4,26 @@
 #include <utility>
 
 #include "absl/memory/memory.h"
+#include "absl/time/clock.h"
+#include "engine/base/host_port.h"
 #include "engine/base/logging.h"
 #include "engine/metrics/vllm_aliases.h"
 
 namespace asynctls {
+namespace {
+
+// What calls get to hand over their last bytes after the engine has ended them.
+constexpr absl::Duration kFlush = absl::Seconds(5);
+
+HttpLimits HttpLimitsFrom(const v1::ServerConfig& config) {
+  HttpLimits limits;
+  limits.connections = static_cast<int>(config.max_connections());
+  limits.body_bytes = uint64_t{config.max_message_mib()} << 20;
+  limits.all_body_bytes = 16 * limits.body_bytes;
+  return limits;
+}
+
+}  // namespace
 
 Server::Server(const v1::ServerConfig& config,
                Metrics& metrics,
@@ -30,19 +46,38 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     if (!listener.ok()) return listener.status();
     server->metrics_listener_ = *std::move(listener);
   }
+  const absl::Status http = server->StartHttp();
+  if (!http.ok()) return http;
   auto grpc = GrpcServer::Start(
-      config, {&server->native_service_, &server->vllm_service_, &server->kserve_service_});
+      config,
+      {&server->native_service_, &server->vllm_service_, &server->kserve_service_},
+      server->http_ == nullptr ? "" : WithPort(config.http_listen(), server->http_port()));
   if (!grpc.ok()) return grpc.status();
   server->grpc_ = *std::move(grpc);
   server->UpdateHealth();
   return server;
 }
 
+absl::Status Server::StartHttp() {
+  if (config_.http_listen() == "none") return absl::OkStatus();
+  http_service_ = std::make_unique<HttpService>(frontend_, health_, registry_);
+  const auto handler = [service = http_service_.get()](HttpRequest request,
+                                                       std::shared_ptr<HttpCall> call) {
+    service->Handle(std::move(request), std::move(call));
+  };
+  auto http = HttpServer::Start(config_.http_listen(), HttpLimitsFrom(config_), handler);
+  if (!http.ok()) return http.status();
+  http_ = *std::move(http);
+  return absl::OkStatus();
+}
+
 void Server::Open(Frontend::Options options, Engine& engine, const Tokenizer& tokenizer) {
   const v1::ModelInfo& model = options.limits.model;
   metrics_.SetModel(model.name(), model.architecture());
-  if (metrics_listener_ != nullptr && config_.metrics_compat() == "vllm") {
-    metrics_listener_->Add(std::make_shared<VllmAliases>(registry_, model.name()));
+  if (config_.metrics_compat() == "vllm") {
+    const auto aliases = std::make_shared<VllmAliases>(registry_, model.name());
+    if (metrics_listener_ != nullptr) metrics_listener_->Add(aliases);
+    if (http_service_ != nullptr) http_service_->AddMetrics(aliases);
   }
   frontend_.Open(std::move(options), engine, tokenizer);
   UpdateHealth();
@@ -61,6 +96,9 @@ void Server::Drain(absl::Duration limit) {
   UpdateHealth();
   spdlog::info("draining for at most {} s", absl::ToInt64Seconds(limit));
   if (const auto serving = frontend_.serving(); serving.ok()) (*serving)->engine.Drain(limit);
+  const absl::Time flushed = absl::Now() + kFlush;
+  frontend_.WaitForCalls(kFlush);
+  if (http_ != nullptr) http_->Shutdown(flushed - absl::Now());
   grpc_->Shutdown();
   spdlog::info("drained");
 }

@@ -18,6 +18,8 @@
 #include "server/grpc/kserve_service.h"
 #include "server/grpc/native_service.h"
 #include "server/grpc/vllm_service.h"
+#include "server/http/http_server.h"
+#include "server/http/http_service.h"
 #include "server/metrics_listener.h"
 
 namespace asynctls {
@@ -35,6 +37,7 @@ class Server {
 
   int grpc_port() const { return grpc_->port(); }
   int metrics_port() const { return metrics_listener_ ? metrics_listener_->port() : 0; }
+  int http_port() const { return http_ ? http_->port() : 0; }
   Frontend& frontend() { return frontend_; }
 
   // To be called every second or so. False: the engine is dead.
@@ -48,6 +51,7 @@ class Server {
   Server(const v1::ServerConfig& config,
          Metrics& metrics,
          const std::shared_ptr<prometheus::Registry>& registry);
+  absl::Status StartHttp();
 
   const v1::ServerConfig config_;
   Metrics& metrics_;
@@ -58,7 +62,9 @@ class Server {
   VllmService vllm_service_;
   KserveService kserve_service_{frontend_, health_};
   std::unique_ptr<MetricsListener> metrics_listener_;
-  std::unique_ptr<GrpcServer> grpc_;  // ends before what it serves
+  std::unique_ptr<HttpService> http_service_;
+  std::unique_ptr<GrpcServer> grpc_;  // these two end before what they serve
+  std::unique_ptr<HttpServer> http_;
 };
 
 }  // namespace asynctls

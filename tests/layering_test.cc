@@ -99,6 +99,7 @@ const std::map<std::string, std::vector<std::string>>& Reserved() {
       {"vllm/", {"server/grpc/"}},
       {"smg/", {"server/grpc/"}},
       {"inference/", {"server/grpc/"}},
+      {"boost/", {"server/http/http_server.cc", "server/http/http_session"}},
       {"gloo/", {"engine/parallel/gloo_"}},
       {"nccl", {"engine/parallel/nccl_"}},
       {"cuda", {"kernels/device/", "kernels/cuda/", "engine/parallel/nccl_"}},

@@ -6,6 +6,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 deploy/install_packages.sh --tests
-cmake --preset cpu
+cmake --preset cpu -DASYNCTLS_TESTS=ON
 cmake --build --preset cpu
 ctest --preset cpu -j "$(nproc)" "$@"

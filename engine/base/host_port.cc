@@ -25,4 +25,8 @@ absl::StatusOr<std::pair<std::string, int>> ParseHostPort(const std::string& fie
   return std::make_pair(host, port);
 }
 
+std::string WithPort(const std::string& listen, int port) {
+  return absl::StrCat(listen.substr(0, listen.rfind(':') + 1), port);
+}
+
 }  // namespace asynctls

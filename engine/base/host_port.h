@@ -13,4 +13,7 @@ namespace asynctls {
 absl::StatusOr<std::pair<std::string, int>> ParseHostPort(const std::string& field,
                                                           const std::string& value);
 
+// `listen`, a valid HOST:PORT, with the port that was bound.
+std::string WithPort(const std::string& listen, int port);
+
 }  // namespace asynctls

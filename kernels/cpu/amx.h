@@ -17,12 +17,12 @@
 
 #include <cstdint>
 
+#include "hwy/base.h"
 #include "kernels/device/dtype.h"
 
-#define ASYNCTLS_AMX_BEGIN             \
-  _Pragma("GCC push_options") _Pragma( \
-      "GCC target(\"amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,bmi2\")")
-#define ASYNCTLS_AMX_END _Pragma("GCC pop_options")
+#define ASYNCTLS_AMX_BEGIN \
+  HWY_PUSH_ATTRIBUTES("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,bmi2")
+#define ASYNCTLS_AMX_END HWY_POP_ATTRIBUTES
 
 namespace asynctls::amx {
 

@@ -20,7 +20,7 @@ namespace asynctls::HWY_NAMESPACE {
 #if HWY_TARGET != HWY_SCALAR
 // The sum of v's blocks of four lanes.
 template <class D>
-HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> SumBlocks(D d, hn::Vec<D> v) {
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> SumBlocks([[maybe_unused]] D d, hn::Vec<D> v) {
   if constexpr (hn::MaxLanes(D()) <= 4) {
     return v;
   } else {

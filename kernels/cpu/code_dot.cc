@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "hwy/base.h"
+
 namespace asynctls {
 
 void FillQuad(const int8_t* code8, const float* scale, int64_t heads, QueryQuad* quad) {
@@ -29,12 +31,8 @@ void FillQuad(const int8_t* code8, const float* scale, int64_t heads, QueryQuad*
 }  // namespace asynctls
 
 #if defined(__x86_64__)
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,bmi2")
 #include <immintrin.h>
-// gcc 12 takes its own undefined-on-purpose operands for mistakes (its bug 105593).
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,bmi2")
 
 namespace asynctls {
 namespace {
@@ -164,7 +162,7 @@ void BlockLogitsVnni(const uint32_t* first,
 }
 
 }  // namespace asynctls
-#pragma GCC pop_options
+HWY_POP_ATTRIBUTES
 #else
 namespace asynctls {
 

@@ -32,8 +32,8 @@ void Carve(const CudaLimits& l, int multiprocessors, CudaOps::State& s, Carver& 
   s.split.weight = carver.Take<float, 1>({parts});
   s.split.arrived = carver.Take<uint32_t, 1>({l.decode_rows * l.query_heads});
   s.scored = carver.Take<uint32_t, 1>({l.decode_rows * l.kv_heads});
-  s.token_keys = carver.Take<uint32_t, 1>(
-      {l.decode_rows * l.kv_heads * l.max_blocks * kBlockPositions});
+  s.token_keys =
+      carver.Take<uint32_t, 1>({l.decode_rows * l.kv_heads * l.max_blocks * kBlockPositions});
   s.sampled = carver.Take<float, 1>({kSampledRows * l.vocab});
   s.block_keys = carver.Take<uint32_t, 1>({l.decode_rows * l.kv_heads * l.max_blocks});
 }

@@ -12,39 +12,55 @@ namespace {
 
 // ---- decode rows: out^T = W x^T, W's rows as the rows of the matrix product, x's as its columns.
 //
-// A block makes 16 output features of up to 64 rows; its warps share K among them in pieces of 64,
-// each keeping its own sums, joined in the order of the warps. A lane reads 16 bytes of two rows of
-// W at a time: which k of the product they stand for does not matter as long as x is read alike.
+// A block makes 16 output features (or several times 16, so that x is read less often) of up to 64
+// rows; its warps share K among them in pieces of 64, each keeping its own sums, joined in the
+// order of the warps. A lane reads 16 bytes of two rows of W at a time: which k of the product they
+// stand for does not matter as long as x is read alike. An element's sum is the same in every
+// variant.
 constexpr int kFeatures = 16;
 constexpr int kPiece = 64;  // of K, per warp and turn: two reads of 16 bytes per row and lane
+constexpr int kGemmWarps = 8;
 
-template <int kWarps, int kTiles, typename Out>
-__global__ void __launch_bounds__(32 * kWarps)
+template <int kGroups, int kTiles, int kBlocks, typename Out>
+__global__ void __launch_bounds__(32 * kGemmWarps, kBlocks)
     DecodeGemmKernel(const bf16* w, const bf16* x, Out* out, int features, int width, int rows) {
-  __shared__ float parts[kWarps][kTiles][32][4];
+  extern __shared__ __align__(16) float parts[];  // [warps][groups][tiles][32][4]
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane / 4, t = lane % 4;
-  const int feature = static_cast<int>(blockIdx.x) * kFeatures;
-  const bf16* low = w + int64_t{min(feature + quad, features - 1)} * width + t * 8;
-  const bf16* high = w + int64_t{min(feature + quad + 8, features - 1)} * width + t * 8;
-  float sum[kTiles][4];
+  const int feature = static_cast<int>(blockIdx.x) * kFeatures * kGroups;
+  const bf16* from[kGroups][2];
 #pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
+  for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum[j][i] = 0;
+    for (int half = 0; half < 2; ++half) {
+      const int row = min(feature + g * kFeatures + 8 * half + quad, features - 1);
+      from[g][half] = w + int64_t{row} * width + t * 8;
+    }
   }
-  constexpr int kAhead = 2;  // pieces in flight per warp
-  uint4 next[kAhead][4];
-  auto fetch = [&](int k, uint4(&a)[4]) {
-    if (k >= width) return;
-    a[0] = __ldcs(reinterpret_cast<const uint4*>(low + k));
-    a[1] = __ldcs(reinterpret_cast<const uint4*>(high + k));
-    a[2] = __ldcs(reinterpret_cast<const uint4*>(low + k + 32));
-    a[3] = __ldcs(reinterpret_cast<const uint4*>(high + k + 32));
-  };
-  constexpr int kStride = kWarps * kPiece;
+  float sum[kGroups][kTiles][4];
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) fetch((warp + i * kWarps) * kPiece, next[i]);
+  for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[g][j][i] = 0;
+    }
+  }
+  constexpr int kAhead = kGroups == 1 ? 2 : 1;  // pieces in flight per warp
+  constexpr int kStride = kGemmWarps * kPiece;
+  uint4 next[kAhead][kGroups][4];
+  auto fetch = [&](int k, uint4(&a)[kGroups][4]) {
+    if (k >= width) return;
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      a[g][0] = __ldcs(reinterpret_cast<const uint4*>(from[g][0] + k));
+      a[g][1] = __ldcs(reinterpret_cast<const uint4*>(from[g][1] + k));
+      a[g][2] = __ldcs(reinterpret_cast<const uint4*>(from[g][0] + k + 32));
+      a[g][3] = __ldcs(reinterpret_cast<const uint4*>(from[g][1] + k + 32));
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) fetch((warp + i * kGemmWarps) * kPiece, next[i]);
   GridWait();  // the weights above are nobody's output
   GridTrigger();
   for (int base = warp * kPiece; base < width; base += kAhead * kStride) {
@@ -52,43 +68,65 @@ __global__ void __launch_bounds__(32 * kWarps)
     for (int ahead = 0; ahead < kAhead; ++ahead) {
       const int k = base + ahead * kStride;
       if (k >= width) break;
-      uint4 a[4];
+      uint4 b[2][kTiles];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) a[i] = next[ahead][i];
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+          const int row = j * 8 + quad;
+          b[half][j] = make_uint4(0, 0, 0, 0);
+          if (row < rows) {
+            b[half][j] =
+                *reinterpret_cast<const uint4*>(x + int64_t{row} * width + k + 32 * half + t * 8);
+          }
+        }
+      }
+      uint4 a[kGroups][4];
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[g][i] = next[ahead][g][i];
+      }
       fetch(k + kAhead * kStride, next[ahead]);
 #pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const int row = j * 8 + quad;
+      for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          uint4 b = make_uint4(0, 0, 0, 0);
-          if (row < rows) {
-            b = *reinterpret_cast<const uint4*>(x + int64_t{row} * width + k + 32 * half + t * 8);
-          }
-          const uint4 &l = a[2 * half], &h = a[2 * half + 1];
+        for (int g = 0; g < kGroups; ++g) {
+          const uint4 &l = a[g][2 * half], &h = a[g][2 * half + 1];
           const uint32_t first[4] = {l.x, h.x, l.y, h.y}, second[4] = {l.z, h.z, l.w, h.w};
-          MultiplyAdd(sum[j], first, b.x, b.y);
-          MultiplyAdd(sum[j], second, b.z, b.w);
+#pragma unroll
+          for (int j = 0; j < kTiles; ++j) {
+            MultiplyAdd(sum[g][j], first, b[half][j].x, b[half][j].y);
+            MultiplyAdd(sum[g][j], second, b[half][j].z, b[half][j].w);
+          }
         }
       }
     }
   }
 #pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-    *reinterpret_cast<float4*>(parts[warp][j][lane]) =
-        make_float4(sum[j][0], sum[j][1], sum[j][2], sum[j][3]);
+  for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      *reinterpret_cast<float4*>(parts + (((warp * kGroups + g) * kTiles + j) * 32 + lane) * 4) =
+          make_float4(sum[g][j][0], sum[g][j][1], sum[g][j][2], sum[g][j][3]);
+    }
   }
   __syncthreads();
-  // Element e of a tile: feature e / 8, row e % 8; where the product left it: lane, register.
-  for (int e = static_cast<int>(threadIdx.x); e < kTiles * kFeatures * 8; e += 32 * kWarps) {
-    const int j = e / (kFeatures * 8), row = e / kFeatures % 8, f = e % kFeatures;
-    const int from = f % 8 * 4 + row / 2, reg = row % 2 + f / 8 * 2;
+  // Element e: feature e % 16 and row of a group and tile; where the product left it: lane,
+  // register.
+  constexpr int kElements = kGroups * kTiles * kFeatures * 8;
+  for (int e = static_cast<int>(threadIdx.x); e < kElements; e += 32 * kGemmWarps) {
+    const int f = e % kFeatures, g = e / kFeatures % kGroups;
+    const int row = e / (kFeatures * kGroups) % 8, j = e / (kFeatures * kGroups * 8);
+    const int at = f % 8 * 4 + row / 2, reg = row % 2 + f / 8 * 2;
     float total = 0;
 #pragma unroll
-    for (int i = 0; i < kWarps; ++i) total += parts[i][j][from][reg];
-    const int t_row = j * 8 + row;
-    if (t_row >= rows || feature + f >= features) continue;
-    Out* to = out + int64_t{t_row} * features + feature + f;
+    for (int i = 0; i < kGemmWarps; ++i) {
+      total += parts[(((i * kGroups + g) * kTiles + j) * 32 + at) * 4 + reg];
+    }
+    const int t_row = j * 8 + row, t_feature = feature + g * kFeatures + f;
+    if (t_row >= rows || t_feature >= features) continue;
+    Out* to = out + int64_t{t_row} * features + t_feature;
     if constexpr (sizeof(Out) == sizeof(float)) {
       *to = total;
     } else {
@@ -97,17 +135,32 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-template <typename Out>
-void DecodeGemm(
-    const CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int rows) {
+template <int kGroups, int kTiles, int kBlocks, typename Out>
+void LaunchDecodeGemm(
+    CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int rows) {
   const auto features = static_cast<int>(w.dim(0)), width = static_cast<int>(w.dim(1));
-  const dim3 grid(static_cast<unsigned>((features + kFeatures - 1) / kFeatures));
-  constexpr int kWarps = 8;
-  const auto kernel = rows <= 8    ? DecodeGemmKernel<kWarps, 1, Out>
-                      : rows <= 16 ? DecodeGemmKernel<kWarps, 2, Out>
-                      : rows <= 32 ? DecodeGemmKernel<kWarps, 4, Out>
-                                   : DecodeGemmKernel<kWarps, 8, Out>;
-  Launch(state, kernel, grid, 32 * kWarps, 0, w.data, x, out, features, width, rows);
+  constexpr int kMade = kFeatures * kGroups;
+  const auto kernel = DecodeGemmKernel<kGroups, kTiles, kBlocks, Out>;
+  state.AllowShared(reinterpret_cast<const void*>(kernel));
+  Launch(state,
+         kernel,
+         dim3(static_cast<unsigned>((features + kMade - 1) / kMade)),
+         32 * kGemmWarps,
+         sizeof(float) * kGemmWarps * kGroups * kTiles * 32 * 4,
+         w.data,
+         x,
+         out,
+         features,
+         width,
+         rows);
+}
+
+template <typename Out>
+void DecodeGemm(CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int rows) {
+  if (rows <= 8) return LaunchDecodeGemm<1, 1, 3>(state, w, x, out, rows);
+  if (rows <= 16) return LaunchDecodeGemm<1, 2, 2>(state, w, x, out, rows);
+  if (rows <= 32) return LaunchDecodeGemm<2, 4, 1>(state, w, x, out, rows);
+  LaunchDecodeGemm<2, 8, 1>(state, w, x, out, rows);
 }
 
 // ---- any shape: one thread an element. What the others do not cover.

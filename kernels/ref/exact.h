@@ -179,9 +179,11 @@ inline bool TokenIsForced(int64_t position, int64_t length) {
   return position < kSinkPositions || position + kWindowPositions >= length;
 }
 
-// A summed score as an integer of 2^-32, for the cut by mass; NaN is 0. Scores are at most the
-// number of heads, so sums over 2^20 positions of 2^11 heads fit.
-inline uint64_t FixedScore(float score) { return static_cast<uint64_t>(score * 0x1p32f); }
+// A summed score as an integer of 2^-32, for the cut by mass; NaN and what is negative are 0. Scores
+// are at most the number of heads, so sums over 2^20 positions of 2^11 heads fit.
+inline uint64_t FixedScore(float score) {
+  return score > 0 ? static_cast<uint64_t>(score * 0x1p32f) : 0;
+}
 // The mass at which the cut stops: `total` is the sum of FixedScore over all candidates.
 inline uint64_t MassNeeded(float top_p, uint64_t total) {
   return static_cast<uint64_t>(static_cast<double>(top_p) * static_cast<double>(total));

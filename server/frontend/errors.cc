@@ -38,8 +38,9 @@ absl::Status FieldError(const std::string& field, const std::string& message) {
 absl::Status RenameFields(const absl::Status& status, FieldNames names) {
   const std::string field = ErrorField(status);
   if (!absl::IsInvalidArgument(status) || field.empty()) return status;
-  return FieldError(absl::StrReplaceAll(field, names),
-                    absl::StrReplaceAll(status.message(), names));
+  return WithReason(
+      FieldError(absl::StrReplaceAll(field, names), absl::StrReplaceAll(status.message(), names)),
+      ErrorReason(status));
 }
 
 absl::Status UnsupportedField(const std::string& field) {

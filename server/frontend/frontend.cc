@@ -246,6 +246,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Frontend::OpenGeneration(
   options.sequences = static_cast<uint32_t>(engine_ids.size());
   options.tokenizer = &serving_->tokenizer;
   options.pool = &stream_pool_;
+  options.ticket = open_calls_.Enter();
   options.cancel = [this, engine_ids = std::move(engine_ids)](uint32_t index,
                                                               const absl::Status& why) {
     serving_->engine.Cancel(engine_ids[index], why);

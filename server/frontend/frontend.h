@@ -13,12 +13,14 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "asynctls/v1/generation.pb.h"
 #include "engine/engine.h"
 #include "engine/metrics/metrics.h"
 #include "engine/text/tokenizer.h"
 #include "server/frontend/call_info.h"
 #include "server/frontend/generation.h"
+#include "server/frontend/open_calls.h"
 #include "server/frontend/overload.h"
 #include "server/frontend/rate_meter.h"
 #include "server/frontend/request_checks.h"
@@ -54,6 +56,9 @@ class Frontend {
   void Open(Options options, Engine& engine, const Tokenizer& tokenizer);
   // From now on Generate answers UNAVAILABLE. Calls that have begun go on.
   void StopAdmitting() { admitting_ = false; }
+  // Until the clients of all generations have been told the end and the protocols are through with
+  // their calls, or `limit` has passed.
+  void WaitForCalls(absl::Duration limit) const { open_calls_.WaitUntilNone(limit); }
 
   // UNAVAILABLE while the model is loading.
   absl::StatusOr<const Serving*> serving() const;
@@ -114,6 +119,7 @@ class Frontend {
   std::atomic<bool> open_{false};
   std::atomic<bool> admitting_{true};
   std::atomic<uint64_t> next_id_{1};
+  OpenCalls open_calls_;  // generations
 
   mutable std::mutex mu_;  // guards what follows, up to the pools
   // Generations that have not ended, by their public id.

@@ -19,6 +19,7 @@
 #include "engine/scheduler/request.h"
 #include "engine/text/tokenizer.h"
 #include "server/frontend/call_info.h"
+#include "server/frontend/open_calls.h"
 #include "server/frontend/reply.h"
 #include "server/frontend/response_writer.h"
 #include "server/frontend/task_pool.h"
@@ -39,6 +40,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     uint32_t sequences = 1;
     const Tokenizer* tokenizer = nullptr;  // these two outlive the generation
     TaskPool* pool = nullptr;
+    OpenCalls::Ticket ticket;  // the call is under way until its writer and the engine let go
     // Ends one sequence in the engine; OK = a stop string. Any thread, at any time after Start,
     // repeatedly.
     absl::AnyInvocable<void(uint32_t index, const absl::Status& why)> cancel;

@@ -14,18 +14,8 @@ namespace asynctls {
 namespace {
 
 absl::Status CheckIdentity(const v1::GenerateRequest& request, const ServingLimits& limits) {
-  if (request.model().size() > kMaxModelNameBytes) {
-    return InvalidField(
-        "model", " has ", request.model().size(), " bytes; the limit is ", kMaxModelNameBytes);
-  }
-  if (!request.model().empty() && request.model() != limits.model.name()) {
-    return WithReason(absl::NotFoundError(absl::StrCat("model '",
-                                                       absl::CHexEscape(request.model()),
-                                                       "' is not served here; '",
-                                                       limits.model.name(),
-                                                       "' is")),
-                      "MODEL_NOT_FOUND");
-  }
+  const absl::Status model = CheckModelName(request.model(), limits.model.name());
+  if (!model.ok()) return model;
   if (request.request_id().size() > kMaxRequestIdBytes) {
     return InvalidField("request_id",
                         " has ",
@@ -271,6 +261,17 @@ absl::Status ResolvePrompt(const v1::GenerateRequest& request,
   }
   resolved.prompt = std::move(ids);
   return absl::OkStatus();
+}
+
+absl::Status CheckModelName(const std::string& name, const std::string& served) {
+  if (name.size() > kMaxModelNameBytes) {
+    return InvalidField("model", " has ", name.size(), " bytes; the limit is ", kMaxModelNameBytes);
+  }
+  if (name.empty() || name == served) return absl::OkStatus();
+  return WithReason(
+      absl::NotFoundError(absl::StrCat(
+          "model '", absl::CHexEscape(name), "' is not served here; '", served, "' is")),
+      "MODEL_NOT_FOUND");
 }
 
 absl::Status CheckTokenIds(const char* field,

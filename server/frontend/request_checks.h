@@ -57,6 +57,9 @@ absl::Status ResolvePrompt(const v1::GenerateRequest& request,
                            std::vector<uint32_t> ids,
                            Request& resolved);
 
+// Empty, or the name of the model served. Errors: INVALID_ARGUMENT about `model`, NOT_FOUND.
+absl::Status CheckModelName(const std::string& name, const std::string& served);
+
 // `ids` against the vocabulary; `field` starts the message.
 absl::Status CheckTokenIds(const char* field,
                            const google::protobuf::RepeatedField<uint32_t>& ids,

@@ -207,7 +207,9 @@ void FrontDoor::SendAway(int fd) {
   while (recv(fd, request, sizeof(request), 0) > 0) continue;
   const std::string body = absl::StrCat(
       R"({"error":{"type":"invalid_request_error","message":"this port speaks gRPC over HTTP/2 )",
-      "without TLS; use a gRPC client",
+      "without TLS; ",
+      options_.http_hint.empty() ? "use a gRPC client, or start the server with --http-listen"
+                                 : absl::StrCat("HTTP is served on ", options_.http_hint),
       R"("}})",
       "\n");
   const std::string answer = absl::StrCat(

@@ -27,6 +27,7 @@ class FrontDoor {
     std::string listen;                           // HOST:PORT, port 0 = any free one
     uint32_t max_connections = 0;                 // together with those handed on and still open
     absl::Duration patience = absl::Seconds(10);  // for the first bytes
+    std::string http_hint;  // where HTTP is served instead, for people; may be empty
   };
   // Binds and listens. Errors: INVALID_ARGUMENT or UNAVAILABLE naming the address.
   static absl::StatusOr<std::unique_ptr<FrontDoor>> Listen(Options options);

@@ -13,8 +13,8 @@
 namespace asynctls {
 namespace {
 
-// What calls get to hand over their last messages after the engine has ended them.
-constexpr std::chrono::seconds kFlush(5);
+// What calls without a generation get to end by themselves; Watch never does.
+constexpr std::chrono::milliseconds kLinger(200);
 // Calls of one connection that are not generations: health, tokenize, abort.
 constexpr int kOtherCalls = 64;
 // Of one call's headers together; gRPC ends larger ones with RESOURCE_EXHAUSTED.
@@ -37,13 +37,16 @@ void SetKeepAlive(grpc::ServerBuilder& builder) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const v1::ServerConfig& config, const std::vector<grpc::Service*>& services) {
+    const v1::ServerConfig& config,
+    const std::vector<grpc::Service*>& services,
+    const std::string& http_hint) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto server = absl::WrapUnique(new GrpcServer());
   FrontDoor::Options door;
   door.listen = config.listen();
   door.max_connections = config.max_connections();
+  door.http_hint = http_hint;
   auto listening = FrontDoor::Listen(std::move(door));
   if (!listening.ok()) return listening.status();
   server->door_ = *std::move(listening);
@@ -87,7 +90,7 @@ void GrpcServer::SetHealth(const Health& health) {
 
 void GrpcServer::Shutdown() {
   door_->Close();
-  server_->Shutdown(std::chrono::system_clock::now() + kFlush);
+  server_->Shutdown(std::chrono::system_clock::now() + kLinger);
 }
 
 }  // namespace asynctls

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -20,10 +21,13 @@ namespace asynctls {
 // "readiness" and the full name of every service: requests are admitted.
 class GrpcServer {
  public:
-  // Uses listen, max_message_mib, max_sequences and max_waiting_requests of `config`. `services`
-  // outlive the server. Errors: UNAVAILABLE naming the address.
+  // Uses listen, max_message_mib, max_sequences, max_waiting_requests and max_connections of
+  // `config`. `services` outlive the server. `http_hint`: where HTTP is served, for people who came
+  // to the wrong port; may be empty. Errors: UNAVAILABLE naming the address.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
-      const v1::ServerConfig& config, const std::vector<grpc::Service*>& services);
+      const v1::ServerConfig& config,
+      const std::vector<grpc::Service*>& services,
+      const std::string& http_hint = "");
   // Ends what is left at once.
   ~GrpcServer();
 
@@ -32,8 +36,8 @@ class GrpcServer {
   // Tells watchers what has changed. Any thread.
   void SetHealth(const Health& health);
 
-  // No new calls; returns when all have ended, at the latest a few seconds after the engine ended
-  // them.
+  // No new calls; those that are left (a health Watch, an idle ModelStreamInfer) are ended after a
+  // moment: to be called when no generation is under way. Returns when all have ended.
   void Shutdown();
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// serving_bench streams | latency | share | tokenize [flags]
+// serving_bench streams | latency | share | tokenize | neighbours [flags]
 // What the serving surface costs, with an engine whose steps cost nothing (ClockWorker). The client
 // is a process of its own, so that CPU seconds are the server's alone. Prints each figure beside
 // its baseline from the same run.
@@ -10,9 +10,8 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +19,8 @@
 #include "absl/time/clock.h"
 #include "client/flags.h"
 #include "server/grpc/grpc_server.h"
+#include "tests/bench/clocked_service.h"
+#include "tests/bench/serving_clients.h"
 #include "tests/testing/clock_worker.h"
 #include "tests/testing/serving_fixture.h"
 
@@ -28,10 +29,12 @@ namespace {
 
 const std::vector<FlagSpec>& Specs() {
   static const std::vector<FlagSpec> specs = {
-      {"streams", "N", "calls at the same time [1000; share 32; latency 200]"},
+      {"streams", "N", "calls at the same time [1000; share and neighbours 32; latency 200]"},
       {"steps", "N", "steps a second, one token of each stream [100]"},
       {"seconds", "N", "how long to measure [5]"},
+      {"rounds", "N", "neighbours: times each rate is measured [5]"},
       {"target", "HOST:PORT", "(client)"},
+      {"rate", "N", "(client)"},
   };
   return specs;
 }
@@ -43,150 +46,48 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// ------------------------------------------------------------------------------------ the client
-// --
-
-struct ClientCounts {
-  std::atomic<bool> counting{false};
-  std::atomic<int64_t> tokens{0}, messages{0};
-  std::mutex mu;
-  std::vector<float> latencies_us;  // guarded by mu
-};
-
-class StreamReader final : public grpc::ClientReadReactor<v1::GenerateResponse> {
- public:
-  StreamReader(v1::GenerationService::Stub& stub, ClientCounts& counts, bool clock)
-      : counts_(counts), clock_(clock) {
-    request_ = IdsRequest({1, 2, 3}, 60000);
-    request_.mutable_response()->set_text(false);
-    stub.async()->Generate(&context_, &request_, this);
-    StartRead(&message_);
-    StartCall();
-  }
-  void OnReadDone(bool ok) override {
-    if (!ok) return;
-    if (counts_.counting && message_.has_delta()) {
-      ++counts_.messages;
-      counts_.tokens += message_.delta().token_ids_size();
-      if (clock_) {
-        std::lock_guard lock(counts_.mu);
-        for (uint32_t stamp : message_.delta().token_ids()) {
-          counts_.latencies_us.push_back(ClockWorker::MicrosSince(stamp));
-        }
-      }
-    }
-    StartRead(&message_);
-  }
-  void OnDone(const grpc::Status& status) override {
-    std::lock_guard lock(mu_);
-    status_ = status;
-    done_ = true;
-    ended_.notify_all();
-  }
-  void Stop() {
-    context_.TryCancel();
-    std::unique_lock lock(mu_);
-    ended_.wait(lock, [this] { return done_; });
-  }
-
- private:
-  ClientCounts& counts_;
-  const bool clock_;
-  grpc::ClientContext context_;
-  v1::GenerateRequest request_;
-  v1::GenerateResponse message_;
-  std::mutex mu_;
-  std::condition_variable ended_;
-  bool done_ = false;
-  grpc::Status status_;
-};
-
-std::vector<std::unique_ptr<v1::GenerationService::Stub>> Stubs(const std::string& target) {
-  std::vector<std::unique_ptr<v1::GenerationService::Stub>> stubs;
-  for (int i = 0; i < 8; ++i) {
-    grpc::ChannelArguments args;
-    args.SetInt("connection", i);  // or channels share one connection
-    stubs.push_back(v1::GenerationService::NewStub(
-        grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), args)));
-  }
-  return stubs;
-}
-
-// Prints "tokens messages p50 p99" for `seconds` of reading, after as much as two seconds.
-int RunClient(const std::string& target, int streams, int seconds, bool clock) {
-  const auto stubs = Stubs(target);
-  ClientCounts counts;
-  std::vector<std::unique_ptr<StreamReader>> readers;
-  for (int i = 0; i < streams; ++i) {
-    readers.push_back(std::make_unique<StreamReader>(*stubs[i % stubs.size()], counts, clock));
-  }
-  absl::SleepFor(absl::Seconds(2));
-  counts.counting = true;
-  absl::SleepFor(absl::Seconds(seconds));
-  counts.counting = false;
-  std::lock_guard lock(counts.mu);
-  std::vector<float>& sorted = counts.latencies_us;
-  std::sort(sorted.begin(), sorted.end());
-  const auto at = [&](double q) { return sorted.empty() ? 0 : sorted[q * (sorted.size() - 1)]; };
-  absl::PrintF("%d %d %f %f\n", counts.tokens.load(), counts.messages.load(), at(0.5), at(0.99));
-  std::fflush(stdout);
-  _exit(0);  // the server notices
-}
-
-int RunTokenizeClient(const std::string& target, int seconds) {
-  const auto stubs = Stubs(target);
-  std::atomic<int64_t> calls{0};
-  std::atomic<bool> stop{false};
-  std::vector<std::thread> threads;
-  for (const auto& stub : stubs) {
-    threads.emplace_back([&] {
-      v1::TokenizeRequest request;
-      request.set_text("How many tokens is this? A short question, as chat clients ask it.");
-      while (!stop) {
-        grpc::ClientContext context;
-        v1::TokenizeResponse response;
-        calls += stub->Tokenize(&context, request, &response).ok();
-      }
-    });
-  }
-  absl::SleepFor(absl::Seconds(2));
-  const int64_t before = calls;
-  absl::SleepFor(absl::Seconds(seconds));
-  absl::PrintF("%d %d 0 0\n", calls - before, calls - before);
-  std::fflush(stdout);
-  _exit(0);
-}
-
-// ------------------------------------------------------------------------------------ the server
-// --
-
 struct Measured {
   double tokens = 0, messages = 0, p50 = 0, p99 = 0;
   double cpu = 0;  // seconds of this process for each second of the measurement
 };
 
-// This program again, as the client `what`; and this process' CPU time while it measures.
-Measured Drive(const std::string& what, int port, int streams, int seconds) {
+// This program again, as the client `what`.
+std::FILE* StartClient(
+    const std::string& what, int port, int streams, int seconds, const std::string& more = "") {
   const std::string command =
-      absl::StrFormat("/proc/%d/exe %s --target 127.0.0.1:%d --streams %d --seconds %d",
+      absl::StrFormat("/proc/%d/exe %s --target 127.0.0.1:%d --streams %d --seconds %d %s",
                       getpid(),
                       what,
                       port,
                       streams,
-                      seconds);
+                      seconds,
+                      more);
   std::FILE* client = popen(command.c_str(), "r");
   ASYNCTLS_CHECK(client != nullptr);
-  absl::SleepFor(absl::Milliseconds(2200));
-  const double cpu = CpuSeconds();
-  const absl::Time begin = absl::Now();
-  absl::SleepFor(absl::Seconds(seconds) - absl::Milliseconds(400));
+  return client;
+}
+
+// What it has printed; its first two numbers are counts, here of a second.
+Measured ReadClient(std::FILE* client, int seconds) {
   Measured out;
-  out.cpu = (CpuSeconds() - cpu) / absl::ToDoubleSeconds(absl::Now() - begin);
   ASYNCTLS_CHECK(
       std::fscanf(client, "%lf %lf %lf %lf", &out.tokens, &out.messages, &out.p50, &out.p99) == 4);
   pclose(client);
   out.tokens /= seconds;
   out.messages /= seconds;
+  return out;
+}
+
+// Runs a client; and this process' CPU time while it measures.
+Measured Drive(const std::string& what, int port, int streams, int seconds) {
+  std::FILE* client = StartClient(what, port, streams, seconds);
+  absl::SleepFor(absl::Milliseconds(2200));
+  const double cpu = CpuSeconds();
+  const absl::Time begin = absl::Now();
+  absl::SleepFor(absl::Seconds(seconds) - absl::Milliseconds(400));
+  const double cores = (CpuSeconds() - cpu) / absl::ToDoubleSeconds(absl::Now() - begin);
+  Measured out = ReadClient(client, seconds);
+  out.cpu = cores;
   return out;
 }
 
@@ -253,13 +154,24 @@ void Streams(int streams, int steps, int seconds) {
 
 void Latency(int streams, int steps, int seconds) {
   TestServer server(ServerOptions(streams, absl::Seconds(1) / steps));
-  const Measured ours = Drive("clock", server.server().grpc_port(), streams, seconds);
+  WriteTimes times;
+  ClockedService clocked(server.server().frontend(), times);
+  auto port = GrpcServer::Start(ServerOptions(streams, absl::ZeroDuration()).config, {&clocked});
+  ASYNCTLS_CHECK(port.ok());
+  std::FILE* client = StartClient("clock", (*port)->port(), streams, seconds);
+  absl::SleepFor(absl::Milliseconds(2200));
+  times.counting = true;
+  absl::SleepFor(absl::Seconds(seconds) - absl::Milliseconds(400));
+  times.counting = false;
+  const Measured ours = ReadClient(client, seconds);
+  port->reset();
+  ASYNCTLS_CHECK(server.WaitIdle());
+  absl::PrintF("%.0f tokens/s of %d streams\n", ours.tokens, streams);
+  absl::PrintF("step done to written by the server: p50 %.0f us, p99 %.0f us\n",
+               times.Quantile(0.5),
+               times.Quantile(0.99));
   absl::PrintF(
-      "step done to client's read: p50 %.0f us, p99 %.0f us at %.0f tokens/s of %d streams\n",
-      ours.p50,
-      ours.p99,
-      ours.tokens,
-      streams);
+      "step done to read by the client:    p50 %.0f us, p99 %.0f us\n", ours.p50, ours.p99);
 }
 
 // Tokens a second of an engine without a server: events are counted and dropped.
@@ -303,6 +215,49 @@ void TokenizeCalls(int seconds) {
                ours.tokens / ours.cpu);
 }
 
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// The gaps between tokens of well-formed streams, alone and beside malformed requests of every
+// gRPC protocol. Server, readers and flood share the cores, hence the bounded rates.
+void Neighbours(int streams, int steps, int seconds, int rounds) {
+  constexpr int kRates[] = {0, 500, 2000};
+  constexpr int kFloodLanes = 64;  // for what happens to be valid
+  TestServer::Options options = ServerOptions(streams + kFloodLanes, absl::ZeroDuration());
+  options.make_worker = nullptr;  // FakeWorker, which can do whatever may be asked
+  options.fake.step_time = absl::Seconds(1) / steps;
+  options.fake.blocks = 1 << 18;
+  options.fake.max_lanes = streams + kFloodLanes;
+  TestServer server(options);
+  const int port = server.server().grpc_port();
+  std::vector<double> p50[3], p99[3], ended[3];
+  for (int round = 0; round < rounds; ++round) {
+    for (int i = 0; i < 3; ++i) {
+      std::FILE* flood = nullptr;
+      if (kRates[i] > 0) {
+        flood =
+            StartClient("flood-client", port, 1, seconds + 2, absl::StrCat("--rate ", kRates[i]));
+      }
+      const Measured readers = Drive("gap-client", port, streams, seconds);
+      if (flood != nullptr) ended[i].push_back(ReadClient(flood, seconds + 2).tokens);
+      p50[i].push_back(readers.p50);
+      p99[i].push_back(readers.p99);
+    }
+  }
+  for (int i = 0; i < 3; ++i) {
+    absl::PrintF(
+        "%4d malformed requests/s (%.0f ended): gap between tokens p50 %.0f us, p99 %.0f us, %.3f "
+        "of alone\n",
+        kRates[i],
+        kRates[i] > 0 ? Median(ended[i]) : 0.0,
+        Median(p50[i]),
+        Median(p99[i]),
+        Median(p99[i]) / Median(p99[0]));
+  }
+}
+
 int Main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   const auto flags = Flags::Parse(Specs(), {argv + std::min(2, argc), argv + argc});
@@ -316,8 +271,10 @@ int Main(int argc, char** argv) {
   const int seconds = number("seconds", 5);
   const int steps = number("steps", 100);
   const std::string target = flags->Text("target");
-  if (what == "client") return RunClient(target, number("streams", 1), seconds, false);
-  if (what == "clock") return RunClient(target, number("streams", 1), seconds, true);
+  if (what == "client") return RunClient(target, number("streams", 1), seconds, Times::kNone);
+  if (what == "clock") return RunClient(target, number("streams", 1), seconds, Times::kAge);
+  if (what == "gap-client") return RunClient(target, number("streams", 1), seconds, Times::kGap);
+  if (what == "flood-client") return RunFlood(target, number("rate", 500), seconds);
   if (what == "tokenize-client") return RunTokenizeClient(target, seconds);
   if (what == "streams") {
     Streams(number("streams", 1000), steps, seconds);
@@ -327,8 +284,11 @@ int Main(int argc, char** argv) {
     Share(number("streams", 32), steps, seconds);
   } else if (what == "tokenize") {
     TokenizeCalls(seconds);
+  } else if (what == "neighbours") {
+    Neighbours(number("streams", 32), steps, seconds, number("rounds", 5));
   } else {
-    absl::FPrintF(stderr, "usage: serving_bench streams | latency | share | tokenize [flags]\n");
+    absl::FPrintF(
+        stderr, "usage: serving_bench streams | latency | share | tokenize | neighbours [flags]\n");
     return 2;
   }
   return 0;

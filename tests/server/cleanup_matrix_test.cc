@@ -11,13 +11,14 @@
 #include "absl/strings/str_split.h"
 #include "spdlog/sinks/ostream_sink.h"
 #include "tests/testing/http2_client.h"
+#include "tests/testing/http_client.h"
 #include "tests/testing/serving_fixture.h"
 
 namespace asynctls::testing {
 namespace {
 
 enum class Phase { kQueue, kPrefill, kDecode, kStreaming };
-enum class Ending { kCancel, kDeadline, kAbort, kCrash, kSlowReader, kDrain };
+enum class Ending { kCancel, kDeadline, kAbort, kCrash, kSlowReader, kDrain, kHttpLeaves };
 using Case = std::tuple<Ending, Phase>;
 
 constexpr absl::Duration kStep = absl::Milliseconds(10);
@@ -49,6 +50,7 @@ class CleanupMatrixTest : public ::testing::TestWithParam<Case> {
   static TestServer::Options Options() {
     TestServer::Options options = TestServer::Defaults();
     options.fake.step_time = kStep;
+    options.config.set_http_listen("127.0.0.1:0");
     options.config.set_max_sequences(1);
     options.config.set_max_step_tokens(256);
     return options;
@@ -60,6 +62,7 @@ class CleanupMatrixTest : public ::testing::TestWithParam<Case> {
     v1::GenerateRequest request =
         IdsRequest(std::vector<uint32_t>(phase == Phase::kPrefill ? 30000 : 10, 1), tokens_);
     request.set_request_id("victim");
+    if (ending == Ending::kHttpLeaves) return BeginOverHttp(request, phase);
     const bool narrow = phase == Phase::kStreaming || ending == Ending::kSlowReader;
     client_ = std::make_unique<Http2Client>(server_.server().grpc_port());
     client_->Greet(narrow ? 64 : 1 << 20);
@@ -68,6 +71,15 @@ class CleanupMatrixTest : public ::testing::TestWithParam<Case> {
     began_ = absl::Now();
     client_->SendHeaders(1, headers);
     client_->SendMessage(1, request);
+  }
+  void BeginOverHttp(const v1::GenerateRequest& request, Phase phase) {
+    const Json body = {{"prompt", std::vector<uint32_t>(request.token_ids().ids_size(), 1)},
+                       {"max_tokens", request.stopping().max_tokens()},
+                       {"temperature", 0},
+                       {"request_id", request.request_id()},
+                       {"stream", phase == Phase::kStreaming}};
+    http_client_ = std::make_unique<HttpClient>(server_.server().http_port(), 4096);
+    http_client_->SendRequest("POST", "/v1/completions", body.dump());
   }
   // Until the victim is where the case wants it.
   void WaitForPhase(Phase phase) {
@@ -104,6 +116,8 @@ class CleanupMatrixTest : public ::testing::TestWithParam<Case> {
         return Abort();
       case Ending::kCrash:
         return client_->Crash();
+      case Ending::kHttpLeaves:
+        return http_client_->Close();
       case Ending::kSlowReader:  // which does nothing; the request comes to its end
         return;
       case Ending::kDrain:
@@ -117,6 +131,7 @@ class CleanupMatrixTest : public ::testing::TestWithParam<Case> {
   uint32_t tokens_ = 20000;
   absl::Time began_;
   std::unique_ptr<Http2Client> client_;
+  std::unique_ptr<HttpClient> http_client_;
   std::thread drain_;
 };
 
@@ -152,7 +167,7 @@ TEST_P(CleanupMatrixTest, BlocksAreFreeAndTheEndIsToldOnce) {
     blocker->Finish();
   }
   EXPECT_TRUE(server_.WaitIdle());
-  client_->Crash();  // whatever was not read
+  if (client_ != nullptr) client_->Crash();  // whatever was not read
   if (drain_.joinable()) drain_.join();
   for (int i = 0; i < 10000 && log_.TerminalRecords("victim") == 0; ++i) {
     absl::SleepFor(absl::Milliseconds(1));
@@ -164,7 +179,8 @@ TEST_P(CleanupMatrixTest, BlocksAreFreeAndTheEndIsToldOnce) {
 }
 
 std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
-  const char* endings[] = {"Cancel", "Deadline", "Abort", "Crash", "SlowReader", "Drain"};
+  const char* endings[] = {
+      "Cancel", "Deadline", "Abort", "Crash", "SlowReader", "Drain", "HttpLeaves"};
   const char* phases[] = {"InTheQueue", "InPrefill", "InDecode", "WhileStreaming"};
   return std::string(endings[static_cast<int>(std::get<0>(info.param))]) +
          phases[static_cast<int>(std::get<1>(info.param))];
@@ -177,7 +193,8 @@ INSTANTIATE_TEST_SUITE_P(All,
                                                               Ending::kAbort,
                                                               Ending::kCrash,
                                                               Ending::kSlowReader,
-                                                              Ending::kDrain),
+                                                              Ending::kDrain,
+                                                              Ending::kHttpLeaves),
                                             ::testing::Values(Phase::kQueue,
                                                               Phase::kPrefill,
                                                               Phase::kDecode,

@@ -120,6 +120,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{{"--model=m", "--listen=a:65536"}, "port from 0 to 65535"},
         Bad{{"--model=m", "--listen=::1:80"}, "write an IPv6 address as"},
         Bad{{"--model=m", "--metrics-listen=:1"}, "metrics_listen ':1' is not HOST:PORT"},
+        Bad{{"--model=m", "--http-listen=nope"}, "http_listen 'nope' is not HOST:PORT"},
         Bad{{"--model=m", "--max-message-mib=2048"}, "max_message_mib 2048 is outside 1 to 1024"}));
 
 TEST(ConfigHelpTest, DescribesEveryFieldOnce) {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "server/frontend/errors.h"
+#include "tests/testing/http_client.h"
 #include "tests/testing/serving_fixture.h"
 
 namespace asynctls::testing {
@@ -29,6 +30,22 @@ TEST(ServerTest, EveryAddressThatCannotBeBoundIsNamed) {
   const auto listener = Server::Start(config, metrics, std::make_shared<prometheus::Registry>());
   EXPECT_EQ(listener.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(listener.status().message()), HasSubstr(taken));
+  config.set_metrics_listen("none");
+  config.set_http_listen(taken);
+  const auto http = Server::Start(config, metrics, std::make_shared<prometheus::Registry>());
+  EXPECT_EQ(http.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(http.status().message()), HasSubstr(taken));
+}
+
+TEST(ServerTest, TheGrpcPortTellsWhereHttpIs) {
+  TestServer::Options options = TestServer::Defaults();
+  EXPECT_EQ(TestServer(options).server().http_port(), 0);  // off by default
+  options.config.set_http_listen("127.0.0.1:0");
+  TestServer server(options);
+  const HttpReply reply = Fetch(server.server().grpc_port(), "GET", "/health");
+  EXPECT_EQ(reply.status, 426);
+  EXPECT_THAT(reply.body,
+              HasSubstr(absl::StrCat("HTTP is served on 127.0.0.1:", server.server().http_port())));
 }
 
 class DrainTest : public ::testing::Test {

@@ -25,5 +25,10 @@ TEST(ParseHostPortTest, OtherTextIsAnErrorThatNamesTheField) {
   }
 }
 
+TEST(WithPortTest, KeepsTheHost) {
+  EXPECT_EQ(WithPort("0.0.0.0:0", 8000), "0.0.0.0:8000");
+  EXPECT_EQ(WithPort("[::1]:0", 8000), "[::1]:8000");
+}
+
 }  // namespace
 }  // namespace asynctls

@@ -63,11 +63,12 @@ TEST(GreetingTest, IsKnownByItsFirstBytes) {
 
 class FrontDoorTest : public ::testing::Test {
  protected:
-  void Open(uint32_t max_connections) {
+  void Open(uint32_t max_connections, const std::string& http_hint = "") {
     FrontDoor::Options options;
     options.listen = "127.0.0.1:0";
     options.max_connections = max_connections;
     options.patience = absl::Milliseconds(200);
+    options.http_hint = http_hint;
     auto door = FrontDoor::Listen(std::move(options));
     ASSERT_TRUE(door.ok()) << door.status();
     door_ = *std::move(door);
@@ -115,7 +116,14 @@ TEST_F(FrontDoorTest, PlainHttpIsToldWhereItCameTo) {
   const std::string answer = client.ReadAll();
   EXPECT_THAT(answer, StartsWith("HTTP/1.1 426 Upgrade Required\r\n"));
   EXPECT_THAT(answer, HasSubstr("speaks gRPC"));
-  EXPECT_THAT(answer, HasSubstr("use a gRPC client"));
+  EXPECT_THAT(answer, HasSubstr("use a gRPC client, or start the server with --http-listen"));
+}
+
+TEST_F(FrontDoorTest, PlainHttpIsToldWhereHttpIsServed) {
+  Open(10, "host:8000");
+  Socket client(door_->port());
+  client.Send("GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadAll(), HasSubstr("HTTP is served on host:8000"));
 }
 
 TEST_F(FrontDoorTest, OtherProtocolsAndSilenceAreSentAway) {

@@ -97,6 +97,12 @@ class Watch {
     call_->Read(&response, nullptr);
     return Wait() ? Bytes(response) : "";
   }
+  grpc::StatusCode Finish() {
+    grpc::Status status;
+    call_->Finish(&status, nullptr);
+    EXPECT_TRUE(Wait());
+    return status.error_code();
+  }
 
  private:
   bool Wait() {
@@ -132,10 +138,11 @@ TEST(HealthTest, AWatchTellsEveryChangeAndStaysOpen) {
   std::thread drain([&] { server.server().Drain(absl::Minutes(5)); });
   EXPECT_EQ(ready->Next(), kNotServing);
   EXPECT_TRUE(*IsServing(server, "liveness"));
-  ready.reset();  // the drain would wait for it
   context.TryCancel();
   while (reader->Read(&message)) continue;
   reader->Finish();
+  EXPECT_EQ(ready->Next(), "");  // the end of the drain ends it
+  EXPECT_EQ(ready->Finish(), grpc::StatusCode::UNAVAILABLE);
   drain.join();
 }
 

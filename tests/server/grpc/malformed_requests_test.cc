@@ -8,12 +8,8 @@
 #include <map>
 #include <mutex>
 
-#include "grpcpp/generic/generic_stub.h"
-#include "grpcpp/support/client_callback.h"
-#include "inference/grpc_service.pb.h"
-#include "tests/testing/malformed.h"
+#include "tests/testing/flood.h"
 #include "tests/testing/serving_fixture.h"
-#include "vllm/grpc/engine/vllm_engine.pb.h"
 
 namespace asynctls::testing {
 namespace {
@@ -57,32 +53,6 @@ class Tally {
   std::map<grpc::StatusCode, int> statuses_;
 };
 
-// A call that sends one message and reads whatever comes.
-class Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
- public:
-  Call(grpc::GenericStub& stub, const std::string& method, const std::string& bytes, Tally& tally)
-      : tally_(tally) {
-    grpc::Slice slice(bytes);
-    request_ = grpc::ByteBuffer(&slice, 1);
-    stub.PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(), this);
-    StartWriteLast(&request_, grpc::WriteOptions());
-    StartRead(&response_);
-    StartCall();
-  }
-  void OnReadDone(bool ok) override {
-    if (ok) StartRead(&response_);
-  }
-  void OnDone(const grpc::Status& status) override {
-    tally_.End(status.error_code());
-    delete this;
-  }
-
- private:
-  Tally& tally_;
-  grpc::ClientContext context_;
-  grpc::ByteBuffer request_, response_;
-};
-
 // Sends kRequests messages, some at a time; returns how often each status came.
 std::map<grpc::StatusCode, int> Flood(TestServer& server,
                                       const std::string& method,
@@ -92,22 +62,20 @@ std::map<grpc::StatusCode, int> Flood(TestServer& server,
   Tally tally;
   for (int i = 0; i < kRequests; ++i) {
     tally.Begin();
-    new Call(stub, method, request(i), tally);  // deletes itself
+    FloodCall::Start(stub,
+                     method,
+                     request(i),
+                     absl::InfiniteDuration(),
+                     /*answers=*/0,
+                     [&tally](grpc::StatusCode code) { tally.End(code); });
     if (i % kNeighbourEvery == 0) neighbour();
   }
   return tally.Wait();
 }
 
-// Every second one has broken bytes, the others random values.
 template <class Request>
 std::function<std::string(int)> Requests(const Request& valid, Rng& rng) {
-  const std::string bytes = valid.SerializeAsString();
-  return [bytes, valid, &rng](int i) {
-    if (i % 2 == 0) return Mutate(bytes, rng);
-    Request request = valid;
-    FillRandom(request, rng);
-    return request.SerializeAsString();
-  };
+  return [valid, &rng](int i) { return Spoiled(valid, i, rng); };
 }
 
 void ExpectUnharmed(TestServer& server, const std::map<grpc::StatusCode, int>& statuses) {
@@ -135,58 +103,21 @@ std::function<void()> Neighbour(TestServer& server) {
 TEST(MalformedRequestsTest, Native) {
   TestServer server(ShortReplies());
   Rng rng(1);
-  v1::GenerateRequest valid = IdsRequest({1, 2, 3}, 3);
-  valid.mutable_stopping()->add_stop("end");
-  valid.mutable_sampling()->set_top_p(0.9f);
   ExpectUnharmed(server,
-                 Flood(server,
-                       "/asynctls.v1.GenerationService/Generate",
-                       Requests(valid, rng),
-                       Neighbour(server)));
+                 Flood(server, kNativeMethod, Requests(ValidNative(), rng), Neighbour(server)));
 }
 
 TEST(MalformedRequestsTest, Vllm) {
   TestServer server(ShortReplies());
   Rng rng(2);
-  vllm::grpc::engine::GenerateRequest valid;
-  for (uint32_t id : {1, 2, 3}) valid.mutable_tokenized()->add_input_ids(id);
-  valid.mutable_sampling_params()->set_max_tokens(3);
-  valid.mutable_sampling_params()->set_temperature(0);
-  valid.mutable_sampling_params()->add_stop("end");
-  ExpectUnharmed(server,
-                 Flood(server,
-                       "/vllm.grpc.engine.VllmEngine/Generate",
-                       Requests(valid, rng),
-                       Neighbour(server)));
-}
-
-inference::ModelInferRequest ValidInfer() {
-  inference::ModelInferRequest valid;
-  valid.set_model_name("fake");
-  valid.set_id("7");
-  auto& text = *valid.add_inputs();
-  text.set_name("text_input");
-  text.set_datatype("BYTES");
-  text.add_shape(1);
-  text.mutable_contents()->add_bytes_contents("once");
-  auto& stop = *valid.add_inputs();
-  stop.set_name("stop");
-  stop.set_datatype("BYTES");
-  stop.add_shape(1);
-  stop.mutable_contents()->add_bytes_contents("end");
-  (*valid.mutable_parameters())["max_tokens"].set_int64_param(3);
-  (*valid.mutable_parameters())["sampling_parameters"].set_string_param("{\"top_p\": 0.9}");
-  return valid;
+  ExpectUnharmed(server, Flood(server, kVllmMethod, Requests(ValidVllm(), rng), Neighbour(server)));
 }
 
 TEST(MalformedRequestsTest, Kserve) {
   TestServer server(ShortReplies());
   Rng rng(3);
   ExpectUnharmed(server,
-                 Flood(server,
-                       "/inference.GRPCInferenceService/ModelInfer",
-                       Requests(ValidInfer(), rng),
-                       Neighbour(server)));
+                 Flood(server, kKserveMethod, Requests(ValidKserve(), rng), Neighbour(server)));
 }
 
 }  // namespace
