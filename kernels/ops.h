@@ -10,12 +10,19 @@
 // All views are contiguous and live where the backend computes. Ops are ordered by the backend's
 // stream (a backend without one is synchronous). Ops never allocate after Prepare/first use of a
 // shape, never log, and treat a broken precondition as a bug (assert), not as an error.
+//
+// Padding: where a step's rows are rounded up to a number that has been seen before, the rows too
+// many read nobody's memory and write nobody's: lanes[t] = -1 in AppendKvArgs, length 0 in
+// DecodeRow, lane -1 in SampleRow, token -1 and top 0 in LogProbRow. In all other ops they are rows
+// like any other (id 0, position 0, row 0), whose results nobody reads.
 #pragma once
 
 #include <concepts>
 #include <cstdint>
+#include <string>
 
 #include "kernels/device/dtype.h"
+#include "kernels/device/memory_kind.h"
 #include "kernels/device/view.h"
 
 namespace asynctls {
@@ -58,16 +65,20 @@ struct RmsNormArgs {
 };
 
 // out = x * w^T, fp32 accumulation. Row t of out depends on row t of x only, bit for bit: not on
-// how many rows there are (this is what makes a sequence independent of its batch).
+// how many rows there are (this is what makes a sequence independent of its batch). `decode`: all
+// rows are decode rows; a backend may compute decode rows and prompt rows in different ways, each
+// of which keeps the row contract (it then asks for passes of their own: kSplitPasses).
 struct GemmArgs {
   View<const bf16, 2> x;  // [T, K]
   const Matrix* w;        // [N, K]
   View<bf16, 2> out;      // [T, N]
+  bool decode = false;
 };
 struct LogitsArgs {
   View<const bf16, 2> x;  // [S, K]
   const Matrix* w;        // [N, K]
   View<float, 2> out;     // [S, N]
+  bool decode = false;
 };
 
 // cos_sin[t] = [cos(p f_i) * scale for i < D/2 | sin(p f_i) * scale], p = positions[t]. Computed
@@ -138,14 +149,15 @@ struct KeyCodes {
 
 // QK-norm (RMSNorm over D, weight shared by the heads), RoPE on halves (i, i + D/2), the append of
 // K | V to the token's slot and of its key code to the index, as one op. With an empty
-// `code.encode` (dense layers, calibration) no codes are written.
+// `code.encode` (dense layers, calibration) no codes are written. For a row of lane -1 (padding)
+// nothing is written but, perhaps, its q_out.
 struct AppendKvArgs {
   View<const bf16, 2> qkv;     // [T, (Q + 2G) D], heads of q, then of k, then of v
   View<const bf16, 1> q_norm;  // [D]
   View<const bf16, 1> k_norm;  // [D]
   float eps;
   View<const float, 2> cos_sin;      // [T, D]
-  View<const int32_t, 1> lanes;      // [T]
+  View<const int32_t, 1> lanes;      // [T], -1 = padding
   View<const int32_t, 1> positions;  // [T]
   View<bf16, 3> q_out;               // [T, Q, D]
   KvView kv;
@@ -173,7 +185,8 @@ struct PrefillAttendArgs {
   View<bf16, 2> out;  // [T, Q D]
 };
 
-// One decode row. A row reads positions [0, length), its own included.
+// One decode row. A row reads positions [0, length), its own included. Length 0 is padding: it
+// selects nothing, attends to nothing (its `out` is zero), and its lane and q are not looked at.
 struct DecodeRow {
   int32_t lane;
   int32_t length;
@@ -333,13 +346,13 @@ struct SampleRow {
   uint64_t seed;
   uint32_t index;                          // which of the request's sequences
   uint32_t position;                       // position of the token being chosen
-  int32_t lane;                            // last_token[lane] receives the token
+  int32_t lane;                            // last_token[lane] receives the token; -1 = padding
   float repetition = 1;                    // 1 = off
   float frequency = 0;                     // 0 = off
   float presence = 0;                      // 0 = off
   int32_t edit_begin = 0, edit_count = 0;  // of the lane's edits
 
-  bool penalised() const { return repetition != 1 || frequency != 0 || presence != 0; }
+  constexpr bool penalised() const { return repetition != 1 || frequency != 0 || presence != 0; }
 };
 
 // One token per row. The logits it is chosen from, in this order (fp32, each step rounded):
@@ -355,7 +368,8 @@ struct SampleRow {
 // penalties, edits and temperature (vLLM's raw_logprobs). Ids >= vocab are never chosen and have no
 // part in any sum; NaN logits have no probability. Where nothing has probability: the largest
 // logit's id, or 0 where all are NaN. A penalised row's token is counted in its lane's history.
-// `history` may be empty where no row is penalised, `edits` where none has edits.
+// `history` may be empty where no row is penalised, `edits` where none has edits. Nothing is
+// written for a row of lane -1 (padding).
 struct SampleArgs {
   View<const float, 2> logits;  // [S, V rows]
   int32_t vocab;
@@ -397,6 +411,31 @@ struct MomentsArgs {
   View<double, 1> first;   // [D]
 };
 
+// Random values, for models of the true shapes without files: out(i, j) = bf16(centre + spread *
+// draw), with the product and the sum each rounded to fp32; draw is the 16-bit integer (signed,
+// little end first) number c % 4 of the 64 bits SplitMix64(key + c / 4), c = first + i stride + j.
+// Exact. SplitMix64 is in kernels/device/splitmix.h.
+struct FillRandomArgs {
+  View<bf16, 2> out;
+  uint64_t key;
+  int64_t first;   // >= 0
+  int64_t stride;  // >= columns of out
+  float centre, spread;
+};
+
+// A backend. Besides the ops:
+//   kMemory        where it computes: the kind of memory that views point to.
+//   kSplitPasses   whether the prompt rows and the decode rows of a step are to be run as two
+//                  passes: then the bits of a decode row do not depend on what prompt rows run
+//                  beside it, although both run by different kernels.
+//   Describe       the machine it runs on, for people.
+//   Upload, Download   copies between host memory and kMemory, in the stream's order. Pinned host
+//                  memory must be left alone until Wait; pageable memory has been read, or written,
+//                  when they return. Not inside Replay.
+//   Wait           returns when everything put on the stream is done.
+//   Replay(key, f) runs the ops that `f` calls. The backend may call `f` the first time it sees
+//                  `key` only, and later repeat the ops with the arguments of that time, so these
+//                  must be the same for the same key, and `f` must do nothing else that matters.
 template <class B>
 concept Ops = requires(B& ops,
                        Matrix& matrix,
@@ -413,14 +452,24 @@ concept Ops = requires(B& ops,
                        const SelectBlocksArgs& blocks,
                        const SelectTokensArgs& tokens,
                        const SparseAttendArgs& attend,
-                       const BoundAppendArgs& bound_append,
-                       const BoundSelectBlocksArgs& bound_blocks,
-                       const BoundSelectTokensArgs& bound_tokens,
                        const CountBlocksArgs& count,
                        const StartHistoryArgs& history,
                        const SampleArgs& sample,
                        const LogProbsArgs& log_probs,
-                       const MomentsArgs& moments) {
+                       const MomentsArgs& moments,
+                       const FillRandomArgs& fill,
+                       void* to,
+                       const void* from,
+                       int64_t bytes,
+                       uint64_t key,
+                       void (&calls)()) {
+  { B::kMemory } -> std::convertible_to<MemoryKind>;
+  { B::kSplitPasses } -> std::convertible_to<bool>;
+  { ops.Describe() } -> std::convertible_to<std::string>;
+  ops.Upload(to, from, bytes);
+  ops.Download(to, from, bytes);
+  ops.Wait();
+  ops.Replay(key, calls);
   ops.Prepare(matrix);
   ops.Embed(embed);
   ops.RmsNorm(norm);
@@ -435,14 +484,23 @@ concept Ops = requires(B& ops,
   ops.SelectBlocks(blocks);
   ops.SelectTokens(tokens);
   ops.SparseAttend(attend);
-  ops.BoundAppend(bound_append);
-  ops.BoundSelectBlocks(bound_blocks);
-  ops.BoundSelectTokens(bound_tokens);
   ops.CountBlocks(count);
   ops.StartHistory(history);
   ops.Sample(sample);
   ops.LogProbs(log_probs);
   ops.Moments(moments);
+  ops.FillRandom(fill);
+};
+
+// A backend that has the paper's selector too.
+template <class B>
+concept BoundOps = Ops<B> && requires(B& ops,
+                                      const BoundAppendArgs& append,
+                                      const BoundSelectBlocksArgs& blocks,
+                                      const BoundSelectTokensArgs& tokens) {
+  ops.BoundAppend(append);
+  ops.BoundSelectBlocks(blocks);
+  ops.BoundSelectTokens(tokens);
 };
 
 }  // namespace asynctls

@@ -42,12 +42,16 @@ constexpr FieldRule kRules[] = {
     {"served_model_name", "name of the model to clients; empty = the folder's name"},
     {"metrics_compat", "vllm: the metrics again under vLLM's names; or none"},
     {"weights", "files, or synthetic: random weights of the model's shapes"},
-    {"kv_memory_mib", "memory for KV and key codes of each rank, MiB", 1, 1 << 26},
+    {"kv_memory_mib",
+     "memory for KV and key codes of each rank, MiB; 0 = 2048, on a GPU what is free",
+     0,
+     1 << 26},
     {"max_sequences", "requests generated at the same time", 1, 4096},
     {"max_step_tokens", "tokens of one step, all requests together", 16, 1 << 20},
     {"max_context", "positions of one request; 0 = what the model says", 0, 1 << 28},
     {"threads", "threads of each rank; 0 = cores / ranks", 0, 4096},
-    {"tensor_parallel", "ranks, in this process", 1, 64},
+    {"tensor_parallel", "ranks, in this process; on GPUs 0, 1, ...", 1, 64},
+    {"device", "cpu, cuda, or auto: cuda where there is a GPU and the build has CUDA"},
     {"max_waiting_requests", "requests waiting before new ones are refused", 1, 1 << 20},
     {"max_waiting_prompt_tokens",
      "prompt tokens waiting before new requests are refused",
@@ -314,10 +318,10 @@ v1::ServerConfig DefaultConfig() {
   config.set_http_listen("none");
   config.set_metrics_compat("none");
   config.set_weights("files");
-  config.set_kv_memory_mib(2048);
   config.set_max_sequences(32);
   config.set_max_step_tokens(1024);
   config.set_tensor_parallel(1);
+  config.set_device("auto");
   config.set_max_waiting_requests(256);
   config.set_max_waiting_prompt_tokens(4194304);
   config.set_max_message_mib(16);
@@ -377,6 +381,7 @@ absl::Status ValidateConfig(const v1::ServerConfig& config) {
                                                    kMaxModelNameBytes));
   }
   absl::Status status = OneOf("weights", config.weights(), {"files", "synthetic"});
+  status.Update(OneOf("device", config.device(), {"auto", "cpu", "cuda"}));
   status.Update(OneOf("metrics_compat", config.metrics_compat(), {"none", "vllm"}));
   status.Update(
       OneOf("log_level", config.log_level(), {"trace", "debug", "info", "warn", "error", "off"}));

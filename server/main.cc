@@ -24,6 +24,7 @@
 #include "engine/parallel/gloo_communicator.h"
 #include "engine/text/tokenizer.h"
 #include "engine/worker/make_cpu_worker.h"
+#include "engine/worker/make_cuda_worker.h"
 #include "engine/worker/worker_group.h"
 #include "server/config.h"
 #include "server/server.h"
@@ -74,13 +75,20 @@ absl::StatusOr<Workers> StartWorkers(const v1::ServerConfig& config, const Token
     if (!made.ok()) return made.status();
     rendezvous = *std::move(made);
   }
+  const std::string device = DeviceFor(config, GpuCount());
+  if (device == "cuda") {
+    const absl::Status found = CheckGpus(static_cast<int>(config.tensor_parallel()));
+    if (!found.ok()) return found;
+  }
   std::vector<std::unique_ptr<Worker>> ranks;
-  for (uint32_t i = 0; i < config.tensor_parallel(); ++i) ranks.push_back(MakeCpuWorker());
+  for (uint32_t i = 0; i < config.tensor_parallel(); ++i) {
+    ranks.push_back(device == "cuda" ? MakeCudaWorker() : MakeCpuWorker());
+  }
   Workers out;
   out.group = std::make_unique<WorkerGroup>(std::move(ranks));
   const uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
   absl::StatusOr<v1::InitReply> init = out.group->Init(
-      InitRequestFrom(config, cores, rendezvous, *calibration, tokenizer.vocab_size()));
+      InitRequestFrom(config, device, cores, rendezvous, *calibration, tokenizer.vocab_size()));
   if (!init.ok()) return init.status();
   out.init = *std::move(init);
   return out;

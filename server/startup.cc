@@ -7,7 +7,13 @@
 
 namespace asynctls {
 
+std::string DeviceFor(const v1::ServerConfig& config, int gpus) {
+  if (config.device() != "auto") return config.device();
+  return gpus > 0 ? "cuda" : "cpu";
+}
+
 v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
+                                const std::string& device,
                                 uint32_t cores,
                                 const std::string& rendezvous,
                                 const std::vector<uint32_t>& calibration_tokens,
@@ -23,6 +29,7 @@ v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
   init.set_max_step_tokens(config.max_step_tokens());
   init.set_max_context(config.max_context());
   init.set_kv_bytes(config.kv_memory_mib() << 20);
+  if (init.kv_bytes() == 0 && device == "cpu") init.set_kv_bytes(kDefaultKvBytes);
   init.set_max_budget(config.max_budget());
   init.set_dense_layers(config.dense_layers());
   init.set_dense_below(config.dense_below());
@@ -81,7 +88,7 @@ Frontend::Options FrontendOptionsFrom(const v1::ServerConfig& config,
 }
 
 std::string StartupTable(const v1::InitReply& init) {
-  std::string out = "memory\n";
+  std::string out = absl::StrFormat("device: %s\nmemory\n", init.device());
   uint64_t total = 0;
   for (const v1::InitReply::Memory& memory : init.memory()) {
     absl::StrAppendFormat(&out, "  %-32s %10.1f MiB\n", memory.what(), memory.bytes() / 1048576.0);

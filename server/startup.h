@@ -13,9 +13,17 @@
 
 namespace asynctls {
 
-// Common to all ranks; the group fills in rank and ranks. `cores` are shared by the ranks where
-// threads is 0. `calibration_tokens` may be empty. `tokenizer_vocab`: ids below it may be sampled.
+// Bytes of KV and key codes of a rank on the CPU where the configuration says 0.
+inline constexpr uint64_t kDefaultKvBytes = uint64_t{2048} << 20;
+
+// "cuda" or "cpu", of a machine with so many GPUs that the build can use.
+std::string DeviceFor(const v1::ServerConfig& config, int gpus);
+
+// Common to all ranks, which compute on `device`; the group fills in rank and ranks. `cores` are
+// shared by the ranks where threads is 0. `calibration_tokens` may be empty. `tokenizer_vocab`: ids
+// below it may be sampled.
 v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
+                                const std::string& device,
                                 uint32_t cores,
                                 const std::string& rendezvous,
                                 const std::vector<uint32_t>& calibration_tokens,

@@ -61,6 +61,8 @@ const std::vector<Part>& Parts() {
         "kernels/ops.h",
         "asynctls/v1/"}},
       {"engine/worker/make_cpu_worker", {"engine/", "kernels/", "asynctls/v1/"}},
+      {"engine/worker/make_cuda_worker", {"engine/", "kernels/", "asynctls/v1/"}},
+      {"engine/worker/no_cuda_worker", {"engine/worker/make_cuda_worker"}},
       {"engine/engine",
        {"engine/base/",
         "engine/metrics/",
@@ -263,6 +265,8 @@ TEST(LayeringTest, EveryImplementationHasATest) {
       {"kernels/device/cuda_memory.cc", "tests/kernels/device/buffer_test.cc"},
       {"kernels/device/host_memory.cc", "tests/kernels/device/buffer_test.cc"},
       {"kernels/device/no_device_memory.cc", "tests/kernels/device/buffer_test.cc"},
+      {"kernels/cuda/devices.cc", "tests/engine/worker/make_cuda_worker_test.cc"},
+      {"engine/worker/no_cuda_worker.cc", "tests/engine/worker/make_cuda_worker_test.cc"},
       {"kernels/ref/attend.cc", "tests/kernels/decode_attend_test.cc"},
       {"server/main.cc", "tests/server/startup_test.cc"},
   };

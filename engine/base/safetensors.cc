@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cerrno>
 #include <cstring>
 #include <set>
@@ -178,13 +179,13 @@ class TensorSource::Mapping {
     if (regular && info.st_size >= 8) {
       data = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
     }
-    close(fd);
+    auto mapping = std::make_unique<Mapping>();
+    mapping->fd_ = fd;
     if (!regular) return Invalid(path, "not a regular file");
     if (info.st_size < 8) {
       return Invalid(path, absl::StrCat(info.st_size, " bytes, too short for a header length"));
     }
     if (data == MAP_FAILED) return Invalid(path, "cannot be mapped");
-    auto mapping = std::make_unique<Mapping>();
     mapping->path_ = path;
     mapping->data_ = static_cast<const std::byte*>(data);
     mapping->bytes_ = info.st_size;
@@ -193,6 +194,7 @@ class TensorSource::Mapping {
   Mapping() = default;
   ~Mapping() {
     if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), static_cast<size_t>(bytes_));
+    if (fd_ >= 0) close(fd_);
   }
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
@@ -200,8 +202,10 @@ class TensorSource::Mapping {
   const std::string& path() const { return path_; }
   const std::byte* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  int fd() const { return fd_; }
 
  private:
+  int fd_ = -1;
   std::string path_;
   const std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
@@ -316,6 +320,33 @@ absl::StatusOr<TensorSource> TensorSource::OpenCheckpoint(const std::string& dir
     }
   }
   return source;
+}
+
+absl::Status TensorSource::Read(const Tensor& tensor,
+                                int64_t offset,
+                                int64_t bytes,
+                                void* to) const {
+  const auto map = std::find_if(
+      mappings_.begin(), mappings_.end(), [&](const auto& m) { return &m->path() == tensor.file; });
+  assert(map != mappings_.end());
+  assert(offset >= 0 && offset + bytes <= static_cast<int64_t>(tensor.bytes.size()));
+  int64_t at = tensor.bytes.data() + offset - (*map)->data();
+  for (char* out = static_cast<char*>(to); bytes > 0;) {
+    const ssize_t n = pread((*map)->fd(), out, static_cast<size_t>(bytes), at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      return absl::DataLossError(
+          absl::StrCat(*tensor.file,
+                       ": cannot be read at byte ",
+                       at,
+                       ": ",
+                       n == 0 ? "the file has ended" : std::strerror(errno)));
+    }
+    out += n;
+    at += n;
+    bytes -= n;
+  }
+  return absl::OkStatus();
 }
 
 const Tensor* TensorSource::Find(absl::string_view name) const {

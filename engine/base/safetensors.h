@@ -47,6 +47,10 @@ class TensorSource {
   // that the index does not list, lists for another shard, or lists and no shard has.
   static absl::StatusOr<TensorSource> OpenCheckpoint(const std::string& dir);
 
+  // Reads bytes [offset, offset + bytes) of a tensor of this source to `to`, past the mapping: the
+  // way for what is read once and is large. Any thread. Errors: DATA_LOSS naming the file.
+  absl::Status Read(const Tensor& tensor, int64_t offset, int64_t bytes, void* to) const;
+
   // nullptr when there is none of that name.
   const Tensor* Find(absl::string_view name) const;
   // By name.

@@ -11,16 +11,17 @@ absl::StatusOr<SlotTable> SlotTable::Create(int lanes,
                                             int64_t max_blocks,
                                             int64_t slots,
                                             MemoryKind kind) {
-  absl::StatusOr<Buffer> memory = Buffer::Allocate(kind, Bytes(lanes, max_blocks));
+  absl::StatusOr<Mirror> memory = Mirror::Create(kind, Bytes(lanes, max_blocks));
   if (!memory.ok()) return memory.status();
   return SlotTable(*std::move(memory), lanes, max_blocks, slots);
 }
 
-SlotTable::SlotTable(Buffer memory, int lanes, int64_t max_blocks, int64_t slots)
+SlotTable::SlotTable(Mirror memory, int lanes, int64_t max_blocks, int64_t slots)
     : slots_(slots),
       memory_(std::move(memory)),
-      table_(memory_.ViewAt<int32_t, 2>(0, {lanes, max_blocks})),
-      used_(static_cast<size_t>(lanes)) {}
+      table_(memory_.host().ViewAt<int32_t, 2>(0, {lanes, max_blocks})),
+      used_(static_cast<size_t>(lanes)),
+      sent_(used_) {}
 
 absl::Status SlotTable::Append(int lane, std::span<const uint32_t> blocks) {
   int64_t& used = used_[lane];

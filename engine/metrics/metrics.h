@@ -36,8 +36,14 @@ Rejection RejectionOf(const absl::Status& why);
 PriorityClass PriorityClassOf(int32_t priority);
 
 // StepResult.phases, as counted; names outside the list are counted as the last one.
-inline constexpr std::array<const char*, 7> kStepPhases = {
-    "inputs", "attention_prefill", "attention_decode", "select", "gemm", "sample", "other"};
+inline constexpr std::array<const char*, 8> kStepPhases = {"inputs",
+                                                           "attention_prefill",
+                                                           "attention_decode",
+                                                           "select",
+                                                           "gemm",
+                                                           "sample",
+                                                           "device",
+                                                           "other"};
 
 // Thread-safe: prometheus-cpp's counters and gauges are atomics, its histograms lock. `registry`
 // outlives this and whatever holds references from it.

@@ -15,6 +15,7 @@ void Activations::Carve(const RankShape& s, const Size& size, Carver& carver) {
   gate_up = carver.Take<bf16, 2>({t, int64_t{2} * s.intermediate});
   inner = carver.Take<bf16, 2>({t, s.intermediate});
   cos_sin = carver.Take<float, 2>({t, s.head_dim});
+  inv_frequency = carver.Take<float, 1>({s.head_dim / 2});
   head_x = carver.Take<bf16, 2>({size.logit_rows, s.hidden});
   head_residual = carver.Take<bf16, 2>({size.logit_rows, s.hidden});
   logits = carver.Take<float, 2>({size.logit_rows, s.vocab_rows});
@@ -30,8 +31,10 @@ int64_t Activations::Bytes(const RankShape& shape, const Size& size) {
   return carver.bytes();
 }
 
-absl::StatusOr<Activations> Activations::Create(const RankShape& shape, const Size& size) {
-  absl::StatusOr<Buffer> arena = Buffer::Allocate(MemoryKind::kHost, Bytes(shape, size));
+absl::StatusOr<Activations> Activations::Create(const RankShape& shape,
+                                                const Size& size,
+                                                MemoryKind kind) {
+  absl::StatusOr<Buffer> arena = Buffer::Allocate(kind, Bytes(shape, size));
   if (!arena.ok()) return arena.status();
   Activations activations;
   activations.arena_ = *std::move(arena);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // StepClock: where a step's time goes. Time between two calls of Enter belongs to the phase entered
-// first, so phases need no brackets. Wall time of the calling thread: right for a backend whose ops
-// are synchronous.
+// first, so phases need no brackets. Wall time of the calling thread: of ops that are synchronous
+// it is theirs; of others it is that of handing them over, and kDevice that of waiting for them.
 #pragma once
 
 #include <array>
@@ -16,10 +16,17 @@ enum class StepPhase {
   kSelect,
   kGemm,
   kSample,
+  kDevice,
   kOther
 };
-inline constexpr std::array<const char*, 7> kStepPhaseNames = {
-    "inputs", "attention_prefill", "attention_decode", "select", "gemm", "sample", "other"};
+inline constexpr std::array<const char*, 8> kStepPhaseNames = {"inputs",
+                                                               "attention_prefill",
+                                                               "attention_decode",
+                                                               "select",
+                                                               "gemm",
+                                                               "sample",
+                                                               "device",
+                                                               "other"};
 
 class StepClock {
  public:

@@ -44,12 +44,14 @@ class Transformer {
         attention_(attention),
         group_(group) {
     for (Matrix* matrix : weights_.matrices()) ops_.Prepare(*matrix);
+    ops_.Upload(a_.inv_frequency.data, config_.inv_frequency.data(), a_.inv_frequency.bytes());
   }
 
   // Runs the layers over the rows of `step`. Errors: UNAVAILABLE when the group of ranks is broken.
   absl::Status Forward(const Step& step, StepClock& clock) {
     clock.Enter(StepPhase::kOther);
-    const int64_t rows = step.ids.dim(0);
+    const int64_t rows = step.rows();
+    decode_ = step.attention.prefill_rows == 0;
     absl::Status status = Embed(step, rows);
     for (int layer = 0; layer < shape_.layers && status.ok(); ++layer) {
       status = AttentionLayer(layer, step.attention, rows, clock);
@@ -58,7 +60,7 @@ class Transformer {
     return status;
   }
 
-  // Logits of these rows of the step last run, [S, V] (columns at and after the vocabulary's size
+  // Logits of these rows of the pass last run, [S, V] (columns at and after the vocabulary's size
   // are padding), valid until the next call. Requires: at most Activations::Size::logit_rows rows,
   // the same on every rank. Errors: as Forward.
   absl::StatusOr<View<const float, 2>> Logits(View<const int32_t, 1> rows, StepClock& clock) {
@@ -72,13 +74,16 @@ class Transformer {
     ops_.CopyRows({.src = a_.residual, .rows = rows, .dst = residual});
     Norm(x, residual, weights_.final_norm(), x);
     clock.Enter(StepPhase::kGemm);
-    ops_.Logits({.x = x, .w = &weights_.head(), .out = part});
+    ops_.Logits({.x = x, .w = &weights_.head(), .out = part, .decode = decode_});
     clock.Enter(StepPhase::kOther);
     if (group_ == nullptr) return View<const float, 2>(part);
-    const View<float, 2> all = a_.all_logits.Slice(0, count);
-    const absl::Status status = group_->AllGather(part, all);
+    const absl::Status status = group_->AllGather(part, a_.all_logits.Slice(0, count));
     if (!status.ok()) return status;
-    return View<const float, 2>(all);
+    return LastLogits(count);
+  }
+  // Where the last call of Logits put its first `count` rows.
+  View<const float, 2> LastLogits(int64_t count) const {
+    return (group_ == nullptr ? a_.logits : a_.all_logits).Slice(0, count);
   }
 
   // Sees the queries of every layer of the next Forward calls; empty to stop.
@@ -93,7 +98,7 @@ class Transformer {
                 .first_id = shape_.first_id,
                 .out = residual});
     ops_.RopeTable({.positions = step.attention.positions,
-                    .inv_frequency = {config_.inv_frequency.data(), {shape_.head_dim / 2}},
+                    .inv_frequency = a_.inv_frequency,
                     .scale = config_.rope_scale,
                     .cos_sin = a_.cos_sin.Slice(0, rows)});
     return Sum(residual);
@@ -116,7 +121,7 @@ class Transformer {
       Norm(x, residual, w.input_norm, x);
     }
     clock.Enter(StepPhase::kGemm);
-    ops_.Gemm({.x = x, .w = &w.qkv, .out = qkv});
+    Project(x, w.qkv, qkv);
     clock.Enter(StepPhase::kOther);
     attention_.Append(layer,
                       batch,
@@ -135,7 +140,7 @@ class Transformer {
     attention_.AttendDense(layer, batch, q, out);
     attention_.AttendSparse(layer, batch, q, out);
     clock.Enter(StepPhase::kGemm);
-    ops_.Gemm({.x = out, .w = &w.out, .out = x});
+    Project(out, w.out, x);
     clock.Enter(StepPhase::kOther);
     return Sum(x);
   }
@@ -148,13 +153,17 @@ class Transformer {
     const View<bf16, 2> inner = a_.inner.Slice(0, rows);
     Norm(x, a_.residual.Slice(0, rows), w.post_norm, x);
     clock.Enter(StepPhase::kGemm);
-    ops_.Gemm({.x = x, .w = &w.gate_up, .out = gate_up});
+    Project(x, w.gate_up, gate_up);
     clock.Enter(StepPhase::kOther);
     ops_.SwiGlu({.gate_up = gate_up, .out = inner});
     clock.Enter(StepPhase::kGemm);
-    ops_.Gemm({.x = inner, .w = &w.down, .out = x});
+    Project(inner, w.down, x);
     clock.Enter(StepPhase::kOther);
     return Sum(x);
+  }
+
+  void Project(View<const bf16, 2> x, const Matrix& w, View<bf16, 2> out) {
+    ops_.Gemm({.x = x, .w = &w, .out = out, .decode = decode_});
   }
 
   void Norm(View<const bf16, 2> x,
@@ -179,6 +188,7 @@ class Transformer {
   SparseAttention<B>& attention_;
   Communicator* const group_;
   Observer observer_;
+  bool decode_ = false;  // the rows last run are all decode rows
 };
 
 }  // namespace asynctls

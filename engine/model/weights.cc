@@ -2,15 +2,14 @@
 #include "engine/model/weights.h"
 
 #include <cmath>
-#include <cstring>
 #include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "engine/base/logging.h"
 #include "kernels/device/carver.h"
+#include "kernels/device/splitmix.h"
 
 namespace asynctls {
 
@@ -109,9 +108,9 @@ struct WeightTable {
 
   static absl::StatusOr<Weights> Allocate(const ModelConfig& config,
                                           const Shard& shard,
+                                          MemoryKind kind,
                                           std::vector<TensorSpec>& specs) {
-    absl::StatusOr<Buffer> arena =
-        Buffer::Allocate(MemoryKind::kHost, Weights::Bytes(config, shard));
+    absl::StatusOr<Buffer> arena = Buffer::Allocate(kind, Weights::Bytes(config, shard));
     if (!arena.ok()) return arena.status();
     Weights weights;
     weights.arena_ = *std::move(arena);
@@ -206,39 +205,29 @@ absl::Status CheckUnexpected(const ModelConfig& config,
                                                  absl::StrJoin(unexpected, ", ")));
 }
 
-void CopyPart(const TensorSpec& spec, const Shard& shard, const Tensor& tensor) {
+ReadPiece PieceOf(const TensorSpec& spec, const Shard& shard, const Tensor& tensor) {
   const Part part = PartOf(spec, shard);
-  const size_t row_bytes = static_cast<size_t>(part.columns.count()) * sizeof(bf16);
-  for (int64_t r = 0; r < part.rows.count(); ++r) {
-    const int64_t from = (part.rows.begin + r) * spec.columns + part.columns.begin;
-    std::memcpy(&spec.part(r, 0), tensor.bytes.data() + from * sizeof(bf16), row_bytes);
-  }
+  const int64_t size = sizeof(bf16);
+  return {.tensor = &tensor,
+          .offset = (part.rows.begin * spec.columns + part.columns.begin) * size,
+          .rows = part.rows.count(),
+          .row_bytes = part.columns.count() * size,
+          .stride = spec.columns * size,
+          .to = reinterpret_cast<char*>(spec.part.data)};
 }
 
-// SplitMix64's finalizer: a counter-based generator.
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-void FillPart(const TensorSpec& spec, const Shard& shard, uint64_t seed) {
-  uint64_t key = Mix(seed);
-  for (const char c : spec.name) key = Mix(key ^ static_cast<unsigned char>(c));
-  const float spread = 0.02f * std::sqrt(3.0f) / 32768;  // uniform with deviation 0.02
-  const float centre = spec.vector ? 1.0f : 0.0f;
+FillRandomArgs FillOf(const TensorSpec& spec, const Shard& shard, uint64_t seed) {
+  uint64_t key = SplitMix64(seed);
+  for (const char c : spec.name) key = SplitMix64(key ^ static_cast<unsigned char>(c));
   const Part part = PartOf(spec, shard);
-  uint64_t bits = 0;
-  int64_t drawn = -1;
-  for (int64_t r = 0; r < part.rows.count(); ++r) {
-    for (int64_t c = 0; c < part.columns.count(); ++c) {
-      const int64_t index = (part.rows.begin + r) * spec.columns + part.columns.begin + c;
-      if (index / 4 != drawn) bits = Mix(key + static_cast<uint64_t>(drawn = index / 4));
-      const auto draw = static_cast<int16_t>(bits >> (16 * (index % 4)));
-      spec.part(r, c) = ToBf16(centre + spread * static_cast<float>(draw));
-    }
-  }
+  View<bf16, 2> out = spec.part;
+  out.shape = {part.rows.count(), part.columns.count()};
+  return {.out = out,
+          .key = key,
+          .first = part.rows.begin * spec.columns + part.columns.begin,
+          .stride = spec.columns,
+          .centre = spec.vector ? 1.0f : 0.0f,
+          .spread = 0.02f * std::sqrt(3.0f) / 32768};  // uniform with deviation 0.02
 }
 
 }  // namespace
@@ -252,27 +241,36 @@ int64_t Weights::Bytes(const ModelConfig& config, const Shard& shard) {
 
 absl::StatusOr<Weights> Weights::Load(const ModelConfig& config,
                                       const Shard& shard,
-                                      const TensorSource& source) {
+                                      const TensorSource& source,
+                                      MemoryKind kind,
+                                      const SendBytes& send) {
   std::vector<TensorSpec> specs;
-  absl::StatusOr<Weights> weights = WeightTable::Allocate(config, shard, specs);
+  absl::StatusOr<Weights> weights = WeightTable::Allocate(config, shard, kind, specs);
   if (!weights.ok()) return weights;
   for (const TensorSpec& spec : specs) {
     const absl::Status status = CheckTensor(spec, source);
     if (!status.ok()) return status;
   }
-  const absl::Status status = CheckUnexpected(config, source, specs);
+  absl::Status status = CheckUnexpected(config, source, specs);
   if (!status.ok()) return status;
-  for (const TensorSpec& spec : specs) CopyPart(spec, shard, *source.Find(spec.name));
+  std::vector<ReadPiece> pieces;
+  for (const TensorSpec& spec : specs) {
+    pieces.push_back(PieceOf(spec, shard, *source.Find(spec.name)));
+  }
+  status = ReadPieces(pieces, source, kind, send);
+  if (!status.ok()) return status;
   return weights;
 }
 
 absl::StatusOr<Weights> Weights::Synthetic(const ModelConfig& config,
                                            const Shard& shard,
-                                           uint64_t seed) {
+                                           uint64_t seed,
+                                           MemoryKind kind,
+                                           const std::function<void(const FillRandomArgs&)>& fill) {
   std::vector<TensorSpec> specs;
-  absl::StatusOr<Weights> weights = WeightTable::Allocate(config, shard, specs);
+  absl::StatusOr<Weights> weights = WeightTable::Allocate(config, shard, kind, specs);
   if (!weights.ok()) return weights;
-  for (const TensorSpec& spec : specs) FillPart(spec, shard, seed);
+  for (const TensorSpec& spec : specs) fill(FillOf(spec, shard, seed));
   return weights;
 }
 

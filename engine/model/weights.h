@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "engine/base/safetensors.h"
 #include "engine/model/model_config.h"
 #include "engine/model/rank_shape.h"
+#include "engine/model/read_pieces.h"
 #include "engine/parallel/shard.h"
 #include "kernels/device/buffer.h"
 #include "kernels/ops.h"
@@ -33,19 +35,25 @@ class Weights {
   // Bytes of the arena, before anything is allocated.
   static int64_t Bytes(const ModelConfig& config, const Shard& shard);
 
-  // Copies this rank's part of every tensor. Errors: INVALID_ARGUMENT naming file and tensor: one
-  // that is missing, has another shape, is not BF16, or is not a part of the model (rotary inv_freq
-  // buffers, and lm_head beside tied embeddings, are ignored); RESOURCE_EXHAUSTED.
-  // Requires: RankShape::Of(config, shard) is OK.
+  // Reads this rank's part of every tensor into memory of `kind`, by several threads; device memory
+  // is filled by `send`, which is called on this thread. Errors: INVALID_ARGUMENT naming file and
+  // tensor: one that is missing, has another shape, is not BF16, or is not a part of the model
+  // (rotary inv_freq buffers, and lm_head beside tied embeddings, are ignored); RESOURCE_EXHAUSTED;
+  // DATA_LOSS for a file that cannot be read. Requires: RankShape::Of(config, shard) is OK.
   static absl::StatusOr<Weights> Load(const ModelConfig& config,
                                       const Shard& shard,
-                                      const TensorSource& source);
+                                      const TensorSource& source,
+                                      MemoryKind kind = MemoryKind::kHost,
+                                      const SendBytes& send = {});
 
-  // Random weights of the true shapes: matrices uniform with deviation 0.02, norms near 1. A value
-  // depends on seed, tensor name and index only, not on the split. Errors: RESOURCE_EXHAUSTED.
+  // Random weights of the true shapes, in memory of `kind` where `fill` runs: matrices uniform with
+  // deviation 0.02, norms near 1. A value depends on seed, tensor name and index only, not on the
+  // split. Errors: RESOURCE_EXHAUSTED.
   static absl::StatusOr<Weights> Synthetic(const ModelConfig& config,
                                            const Shard& shard,
-                                           uint64_t seed);
+                                           uint64_t seed,
+                                           MemoryKind kind,
+                                           const std::function<void(const FillRandomArgs&)>& fill);
 
   // Everything Ops::Prepare wants to see.
   std::vector<Matrix*> matrices();

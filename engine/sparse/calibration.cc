@@ -28,8 +28,8 @@ constexpr double kStep = 0.335;
 using Eigen::MatrixXd;
 using Eigen::VectorXd;
 
-MatrixXd Mean(const std::vector<double>& second, int64_t count, int d) {
-  const MatrixXd m = Eigen::Map<const MatrixXd>(second.data(), d, d) / static_cast<double>(count);
+MatrixXd Mean(View<const double, 2> second, int64_t count, int d) {
+  const MatrixXd m = Eigen::Map<const MatrixXd>(second.data, d, d) / static_cast<double>(count);
   return (m + m.transpose()) / 2;
 }
 
@@ -58,8 +58,9 @@ std::vector<int32_t> TopChannels(const MatrixXd& cq, const MatrixXd& ck, int cou
   return order;
 }
 
-bool Finite(const std::vector<double>& x) {
-  return std::all_of(x.begin(), x.end(), [](double v) { return std::isfinite(v); });
+template <int N>
+bool Finite(const View<double, N>& x) {
+  return std::all_of(x.data, x.data + x.size(), [](double v) { return std::isfinite(v); });
 }
 
 absl::Status Wrong(const std::string& path, const std::string& what) {
@@ -239,21 +240,33 @@ absl::StatusOr<KeyCodeTables> KeyCodeTables::Read(const std::string& path,
   return out;
 }
 
-Calibrator::Calibrator(const KeyCodeShape& shape)
-    : shape_(shape), heads_(static_cast<size_t>(shape.layers * shape.groups)) {
-  const auto d = static_cast<size_t>(shape.head_dim);
-  for (Head& h : heads_) {
-    for (Moments* m : {&h.queries, &h.keys}) {
-      m->second.resize(d * d);
-      m->first.resize(d);
+void Calibrator::Carve(Carver& carver) {
+  const int64_t d = shape_.head_dim;
+  heads_.resize(static_cast<size_t>(shape_.layers * shape_.groups));
+  for (Head& head : heads_) {
+    for (Moments* m : {&head.queries, &head.keys}) {
+      m->second = carver.Take<double, 2>({d, d});
+      m->first = carver.Take<double, 1>({d});
     }
   }
 }
 
+absl::StatusOr<Calibrator> Calibrator::Create(const KeyCodeShape& shape, MemoryKind kind) {
+  Calibrator calibrator;
+  calibrator.shape_ = shape;
+  Carver measure;
+  calibrator.Carve(measure);
+  absl::StatusOr<Mirror> sums = Mirror::Create(kind, measure.bytes());
+  if (!sums.ok()) return sums.status();
+  calibrator.sums_ = *std::move(sums);
+  Carver carver(calibrator.sums_.host());
+  calibrator.Carve(carver);
+  return calibrator;
+}
+
 MomentsArgs Calibrator::Add(Moments& m, const bf16* x, int64_t count, int64_t stride) {
   m.count += count;
-  const int64_t d = shape_.head_dim;
-  return {x, count, stride, {m.second.data(), {d, d}}, {m.first.data(), {d}}};
+  return {x, count, stride, sums_.Device(m.second), sums_.Device(m.first)};
 }
 
 MomentsArgs Calibrator::Queries(
@@ -277,7 +290,7 @@ absl::Status Calibrator::FinishHead(int layer, int group, KeyCodeTables& tables)
   MatrixXd cq = Mean(head.queries.second, head.queries.count, d);
   const MatrixXd ck = Mean(head.keys.second, head.keys.count, d);
   const VectorXd mean =
-      Eigen::Map<const VectorXd>(head.keys.first.data(), d) / static_cast<double>(head.keys.count);
+      Eigen::Map<const VectorXd>(head.keys.first.data, d) / static_cast<double>(head.keys.count);
   const std::vector<int32_t> channels = TopChannels(cq, ck, shape_.channels);
   std::copy(channels.begin(), channels.end(), tables.channels(layer)[group].data);
   const double weight = cq.diagonal().mean();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calibration: from second moments of a model's queries and keys to the tables that code its keys
 // (KeyCodeTable in kernels/ops.h), and the file that holds them, `key_codes.safetensors` beside the
-// checkpoint. The mathematics is in README.md of this folder. Host memory throughout; any thread,
-// one at a time per object.
+// checkpoint. The mathematics is in README.md of this folder. Tables are host memory; moments add
+// up where the backend computes. Any thread, one at a time per object.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/device/carver.h"
+#include "kernels/device/mirror.h"
 #include "kernels/ops.h"
 
 namespace asynctls {
@@ -71,30 +73,41 @@ class KeyCodeTables {
 // Accumulates moments and turns them into tables.
 class Calibrator {
  public:
-  explicit Calibrator(const KeyCodeShape& shape);
+  // `kind`: where the backend computes. Errors: RESOURCE_EXHAUSTED.
+  static absl::StatusOr<Calibrator> Create(const KeyCodeShape& shape, MemoryKind kind);
 
   // The Moments op to run for `count` rows of D values, `stride` apart, of one query head of KV
   // head `group`, or of its keys (after norm and rotation both). They add up over calls; the rows
-  // are counted here. Requires: the op then runs on host memory.
+  // are counted here.
   MomentsArgs Queries(int layer, int group, const bf16* x, int64_t count, int64_t stride);
   MomentsArgs Keys(int layer, int group, const bf16* x, int64_t count, int64_t stride);
 
+  // Once all moments are in: brings them to the host.
+  template <class B>
+  void Collect(B& ops) const {
+    sums_.Download(ops, 0, sums_.bytes());
+    ops.Wait();
+  }
   // Errors: FAILED_PRECONDITION naming layer and head that saw no rows, or not finite ones.
   absl::StatusOr<KeyCodeTables> Finish(std::string model, std::string source) const;
 
  private:
   struct Moments {
     int64_t count = 0;
-    std::vector<double> second, first;  // [D, D], [D]
+    View<double, 2> second;  // [D, D], on the host, as all views here
+    View<double, 1> first;   // [D]
   };
   struct Head {
     Moments queries, keys;
   };
 
+  Calibrator() = default;
+  void Carve(Carver& carver);
   MomentsArgs Add(Moments& m, const bf16* x, int64_t count, int64_t stride);
   absl::Status FinishHead(int layer, int group, KeyCodeTables& tables) const;
 
   KeyCodeShape shape_;
+  Mirror sums_;
   std::vector<Head> heads_;  // [layer][group]
 };
 

@@ -1,20 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/sparse/key_index.h"
 
-#include <algorithm>
 #include <utility>
 
 namespace asynctls {
-namespace {
-
-template <typename T, int N>
-void Copy(View<const T, N> from, View<T, N> to) {
-  assert(from.shape == to.shape);
-  std::copy_n(from.data, from.size(), to.data);
-}
-
-}  // namespace
-
 std::vector<KeyIndex::Layer> KeyIndex::Carve(const KeyIndexShape& s,
                                              int64_t slots,
                                              Carver& carver) {
@@ -55,21 +44,6 @@ absl::StatusOr<KeyIndex> KeyIndex::Create(const KeyIndexShape& shape,
   Carver carver(index.arena_);
   index.layers_ = Carve(shape, slots, carver);
   return index;
-}
-
-void KeyIndex::SetTable(int layer,
-                        View<const float, 3> encode,
-                        View<const float, 2> offset,
-                        View<const float, 3> turn) {
-  Layer& to = layers_[layer - shape_.first_layer];
-  Copy<float, 3>(encode, to.encode);
-  Copy<float, 2>(offset, to.offset);
-  Copy<float, 3>(turn, to.turn);
-  to.has_table = true;
-}
-
-void KeyIndex::SetChannels(int layer, View<const int32_t, 2> channels) {
-  Copy<int32_t, 2>(channels, layers_[layer - shape_.first_layer].channels);
 }
 
 KeyCodeTable KeyIndex::table(int layer) const {

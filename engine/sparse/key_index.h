@@ -44,14 +44,21 @@ class KeyIndex {
                                          int64_t slots,
                                          MemoryKind kind);
 
-  // Copies one layer's table: [G, D, r], [G, r], [G, D, r]. Until then the layer has none: its keys
-  // are not coded. Requires: layer >= first_layer.
-  void SetTable(int layer,
-                View<const float, 3> encode,
-                View<const float, 2> offset,
-                View<const float, 3> turn);
-  // Copies one layer's channels, [G, bound_channels]. Requires: shape().bound.
-  void SetChannels(int layer, View<const int32_t, 2> channels);
+  // Sends one layer's table from host memory: [G, D, r], [G, r], [G, D, r]. Until then the layer
+  // has none: its keys are not coded. Requires: layer >= first_layer.
+  template <class B>
+  void SetTable(B& ops, int layer, const KeyCodeTable& table) {
+    Layer& to = layers_[layer - shape_.first_layer];
+    Send(ops, table.encode, to.encode);
+    Send(ops, table.offset, to.offset);
+    Send(ops, table.turn, to.turn);
+    to.has_table = true;
+  }
+  // Sends one layer's channels, [G, bound_channels]. Requires: shape().bound.
+  template <class B>
+  void SetChannels(B& ops, int layer, View<const int32_t, 2> channels) {
+    Send(ops, channels, layers_[layer - shape_.first_layer].channels);
+  }
 
   // Requires: layer >= first_layer.
   KeyCodeTable table(int layer) const;
@@ -73,6 +80,11 @@ class KeyIndex {
     View<int32_t, 2> channels;
   };
   static std::vector<Layer> Carve(const KeyIndexShape& shape, int64_t slots, Carver& carver);
+  template <class B, typename T, int N>
+  static void Send(B& ops, const View<const T, N>& from, const View<T, N>& to) {
+    assert(from.shape == to.shape);
+    ops.Upload(to.data, from.data, from.bytes());
+  }
 
   KeyIndexShape shape_;
   Buffer arena_;

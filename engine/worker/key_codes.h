@@ -39,11 +39,12 @@ void AddMoments(RankModel<B>& model,
     const int group = static_cast<int>(h / (heads / groups));
     model.ops().Moments(calibrator.Queries(layer, group, q.data + h * d, q.dim(0), heads * d));
   }
-  for (const PrefillSegment& segment : batch.segments) {
+  const View<const int32_t, 2> slots = model.attention().HostSlots();
+  for (const PrefillSegment& segment : batch.host_segments) {
     for (int32_t at = segment.start, end = segment.start + segment.count; at < end;) {
       const int32_t in_block = at % kBlockPositions;
       const int32_t count = std::min(kBlockPositions - in_block, end - at);
-      const int32_t slot = kv.slot_table(segment.lane, at / kBlockPositions);
+      const int32_t slot = slots(segment.lane, at / kBlockPositions);
       for (int group = 0; group < groups; ++group) {
         model.ops().Moments(calibrator.Keys(
             layer, group, &kv.rows(slot, group, in_block, 0), count, kv.rows.dim(3)));
@@ -55,13 +56,16 @@ void AddMoments(RankModel<B>& model,
 
 // Runs `tokens` through the model, as sequences as long as its context, and turns the moments into
 // this rank's tables. Requires: no lane in use. Errors: INVALID_ARGUMENT for ids outside the
-// vocabulary; as RankModel::Run and Calibrator::Finish.
+// vocabulary; as RankModel::Run, Calibrator::Create and Finish.
 template <Ops B>
 absl::StatusOr<KeyCodeTables> Calibrate(RankModel<B>& model,
                                         std::span<const uint32_t> tokens,
                                         const std::string& source,
                                         const CalibrationProgress& progress) {
-  Calibrator calibrator(model.CodeShape(model.plan().kv.kv_heads));
+  absl::StatusOr<Calibrator> made =
+      Calibrator::Create(model.CodeShape(model.plan().kv.kv_heads), B::kMemory);
+  if (!made.ok()) return made.status();
+  Calibrator& calibrator = *made;
   model.transformer().Observe([&](int layer, const AttentionBatch& batch, View<const bf16, 3> q) {
     AddMoments(model, calibrator, layer, batch, q);
   });
@@ -94,6 +98,7 @@ absl::StatusOr<KeyCodeTables> Calibrate(RankModel<B>& model,
   if (total > 0) release.add_released_lanes(0);
   status = model.Run(release).status();
   if (!status.ok()) return status;
+  calibrator.Collect(model.ops());
   return calibrator.Finish(model.fingerprint(), source);
 }
 
@@ -143,10 +148,9 @@ absl::Status InstallKeyCodes(const v1::InitRequest& request,
     }
   }
   for (int layer = plan.index.first_layer; layer < plan.index.layers; ++layer) {
-    const KeyCodeTable t = tables->table(layer);
-    model.index().SetTable(layer, t.encode, t.offset, t.turn);
+    model.index().SetTable(model.ops(), layer, tables->table(layer));
     if (plan.index.bound) {
-      model.index().SetChannels(layer, std::as_const(*tables).channels(layer));
+      model.index().SetChannels(model.ops(), layer, std::as_const(*tables).channels(layer));
     }
   }
   spdlog::info("key codes: {}", reply.key_codes());

@@ -71,6 +71,9 @@ absl::Status CheckIds(const v1::LaneStart& start, int vocab) {
     const absl::Status status = CheckId(lane, "suppressed id", id, vocab);
     if (!status.ok()) return status;
   }
+  if (start.prompt_ids_size() > vocab) {
+    return Broken(lane, start.prompt_ids_size(), " prompt_ids, but the vocabulary has ", vocab);
+  }
   for (const uint32_t id : start.prompt_ids()) {
     const absl::Status status = CheckId(lane, "prompt id", id, vocab);
     if (!status.ok()) return status;

@@ -24,11 +24,11 @@ namespace asynctls {
 template <Ops B>
 class LocalWorker : public Worker {
  public:
-  // Called on the worker's thread with InitRequest::threads.
-  using MakeOps = std::function<std::unique_ptr<B>(int threads)>;
+  // Called on the worker's thread.
+  using MakeBackend = std::function<absl::StatusOr<Backend<B>>(const v1::InitRequest&)>;
 
-  explicit LocalWorker(MakeOps make_ops)
-      : make_ops_(std::move(make_ops)), thread_([this] { Loop(); }) {}
+  explicit LocalWorker(MakeBackend make_backend)
+      : make_backend_(std::move(make_backend)), thread_([this] { Loop(); }) {}
 
   // Runs what was submitted, then ends the thread.
   ~LocalWorker() override {
@@ -65,8 +65,10 @@ class LocalWorker : public Worker {
   absl::StatusOr<v1::InitReply> Build(const v1::InitRequest& request) {
     ASYNCTLS_CHECK(model_ == nullptr);
     v1::InitReply reply;
+    absl::StatusOr<Backend<B>> backend = make_backend_(request);
+    if (!backend.ok()) return dead_ = backend.status();
     absl::StatusOr<std::unique_ptr<RankModel<B>>> model =
-        RankModel<B>::Create(request, make_ops_(static_cast<int>(request.threads())), reply);
+        RankModel<B>::Create(request, *std::move(backend), reply);
     if (!model.ok()) return dead_ = model.status();
     const absl::Status coded = InstallKeyCodes(request, **model, reply);
     if (!coded.ok()) return dead_ = coded;
@@ -82,7 +84,7 @@ class LocalWorker : public Worker {
     return result;
   }
 
-  const MakeOps make_ops_;
+  const MakeBackend make_backend_;
   Queue<Task> queue_;
 
   // Owned by the worker's thread.

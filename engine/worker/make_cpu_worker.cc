@@ -10,8 +10,9 @@
 namespace asynctls {
 
 std::unique_ptr<Worker> MakeCpuWorker() {
-  return std::make_unique<LocalWorker<CpuOps>>(
-      [](int threads) { return std::make_unique<CpuOps>(threads); });
+  return std::make_unique<LocalWorker<CpuOps>>([](const v1::InitRequest& request) {
+    return Backend<CpuOps>(std::make_unique<CpuOps>(static_cast<int>(request.threads())));
+  });
 }
 
 absl::Status CalibrateCpu(const CpuCalibration& calibration) {

@@ -8,13 +8,17 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/worker/padded_rows.h"
 
 namespace asynctls {
 namespace {
 
 constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
-// Scratch of the ops, which grows on first use of a shape: allowed for, not known.
-constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
+// Left free where kv_bytes is 0: what the runtime, the other tables and fragmentation take.
+constexpr int64_t kReserveBytes = int64_t{1} << 30;
+constexpr const char* kKvRow = "KV";
+constexpr const char* kCodesRow = "key codes";
+constexpr uint64_t kMostKvBytes = uint64_t{1} << 50;
 
 // Rows of a prompt whose logits are computed at once where its log-probabilities are asked for.
 constexpr int64_t kPromptTile = 64;
@@ -36,7 +40,7 @@ absl::Status CheckRequest(const v1::InitRequest& r) {
                 {"max_lanes", r.max_lanes(), 1, 4096},
                 {"max_step_tokens", r.max_step_tokens(), r.max_lanes(), 1 << 20},
                 {"max_budget", r.max_budget(), 1, 1 << 24},
-                {"kv_bytes", r.kv_bytes(), 1, uint64_t{1} << 50}};
+                {"kv_bytes", r.kv_bytes(), 0, kMostKvBytes}};
   for (const auto& b : bounds) {
     const absl::Status status = CheckField(b.field, b.value, b.low, b.high);
     if (!status.ok()) return status;
@@ -67,9 +71,8 @@ uint64_t Fnv1a(absl::string_view bytes, uint64_t hash = kFnvBasis) {
   for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   return hash;
 }
-uint64_t Fnv1a(const View<bf16, 2>& values, uint64_t hash) {
-  return Fnv1a({reinterpret_cast<const char*>(values.data), static_cast<size_t>(values.bytes())},
-               hash);
+uint64_t Fnv1a(const std::vector<bf16>& values, uint64_t hash) {
+  return Fnv1a({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(bf16)}, hash);
 }
 
 int SampledVocab(const v1::InitRequest& request, const ModelConfig& config) {
@@ -109,9 +112,13 @@ std::string RankPlan::MemoryTable() const {
   });
 }
 
-absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelConfig& config) {
-  absl::Status status = CheckRequest(request);
-  if (!status.ok()) return status;
+namespace {
+
+// The plan with so many bytes of KV and key codes.
+absl::StatusOr<RankPlan> PlanWith(const v1::InitRequest& request,
+                                  const ModelConfig& config,
+                                  const BackendTraits& backend,
+                                  int64_t kv_bytes) {
   RankPlan p;
   p.shard = {.rank = static_cast<int>(request.rank()), .size = static_cast<int>(request.ranks())};
   absl::StatusOr<RankShape> shape = RankShape::Of(config, p.shard);
@@ -136,7 +143,6 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
 
   const int64_t fixed = KeyIndex::Bytes(p.index, 0);
   const int64_t block_bytes = p.kv.BlockBytes() + KeyIndex::Bytes(p.index, 1) - fixed;
-  const int64_t kv_bytes = static_cast<int64_t>(request.kv_bytes());
   p.blocks = std::min<int64_t>((kv_bytes - fixed) / block_bytes, 1 << 30);
   if (p.blocks < 1) {
     return absl::ResourceExhaustedError(absl::StrCat("init: kv_bytes is ",
@@ -157,22 +163,31 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
   p.max_blocks = BlocksFor(max_context);
   const int lanes = static_cast<int>(request.max_lanes());
   const int64_t rows = request.max_step_tokens();
-  const int64_t logit_rows = std::max<int64_t>(lanes, std::min(kPromptTile, rows));
-  p.activations = {.rows = rows, .logit_rows = logit_rows, .ranks = p.shard.size};
+  const bool split = backend.split_passes;
+  p.decode_rows = split ? MostPaddedRows(lanes) : lanes;
+  const int64_t logit_rows =
+      std::max(split ? PaddedRows(lanes) : lanes, std::min(kPromptTile, rows));
+  p.activations = {
+      .rows = std::max(rows, p.decode_rows), .logit_rows = logit_rows, .ranks = p.shard.size};
   p.selection = {
       .query_heads = shape->query_heads,
       .lanes = lanes,
+      .rows = p.decode_rows,
       .max_blocks = p.max_blocks,
       .max_tokens = std::min<int64_t>(request.max_budget(), p.max_blocks * kBlockPositions)};
   p.inputs = {.lanes = lanes,
               .step_tokens = rows,
+              .decode_rows = p.decode_rows,
               .max_blocks = p.max_blocks,
-              .dense_below = request.dense_below()};
+              .dense_below = request.dense_below(),
+              .split_passes = split};
   p.sampling = {.lanes = lanes,
                 .step_tokens = rows,
                 .tile = logit_rows,
                 .vocab = SampledVocab(request, config),
-                .samples = p.shard.rank == 0};
+                .prompt_ids = config.vocab,
+                .samples = p.shard.rank == 0,
+                .split_passes = split};
   p.lanes = {.lanes = lanes,
              .step_tokens = rows,
              .max_context = max_context,
@@ -180,14 +195,43 @@ absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelCon
              .max_budget = request.max_budget(),
              .bound_selector = request.bound_selector()};
   p.memory = {{"weights", Weights::Bytes(config, p.shard)},
-              {"KV", p.kv.BlockBytes() * p.blocks},
-              {"key codes", KeyIndex::Bytes(p.index, p.blocks)},
+              {kKvRow, p.kv.BlockBytes() * p.blocks},
+              {kCodesRow, KeyIndex::Bytes(p.index, p.blocks)},
               {"activations", Activations::Bytes(p.shape, p.activations)},
               {"selection", SelectionBuffers::Bytes(p.selection, p.index)},
               {"step buffers", StepInputs::Bytes(p.inputs) + SlotTable::Bytes(lanes, p.max_blocks)},
               {"sampling", SamplingInputs::Bytes(p.sampling)},
-              {"workspace (allowed for)", kWorkspaceBytes}};
+              {"workspace", 0}};
+  p.memory.back().bytes = backend.workspace(p);
   return p;
+}
+
+}  // namespace
+
+absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request,
+                                  const ModelConfig& config,
+                                  const BackendTraits& backend) {
+  const absl::Status status = CheckRequest(request);
+  if (!status.ok()) return status;
+  if (request.bound_selector() && !backend.bound_selector) {
+    return absl::InvalidArgumentError(
+        "init: bound_selector is true, must be false: this device selects by key codes only");
+  }
+  if (request.kv_bytes() > 0) {
+    return PlanWith(request, config, backend, static_cast<int64_t>(request.kv_bytes()));
+  }
+  const absl::StatusOr<RankPlan> largest =
+      PlanWith(request, config, backend, static_cast<int64_t>(kMostKvBytes));
+  if (!largest.ok()) return largest;
+  int64_t others = kReserveBytes;
+  for (const RankPlan::Memory& m : largest->memory) {
+    if (m.what != kKvRow && m.what != kCodesRow) others += m.bytes;
+  }
+  return PlanWith(
+      request,
+      config,
+      backend,
+      std::clamp<int64_t>(backend.available - others, 0, static_cast<int64_t>(kMostKvBytes)));
 }
 
 absl::Status CheckFits(const RankPlan& plan, int64_t available) {
@@ -226,11 +270,10 @@ int64_t AvailableMemory() {
   return available;
 }
 
-std::string CheckpointFingerprint(const ModelConfig& config, const Weights& weights) {
-  uint64_t hash = Fnv1a(weights.final_norm(), Fnv1a(Identity(config)));
-  for (const LayerWeights& layer : weights.layers()) {
-    hash = Fnv1a(layer.k_norm, Fnv1a(layer.input_norm, hash));
-  }
+std::string CheckpointFingerprint(const ModelConfig& config,
+                                  const std::vector<std::vector<bf16>>& norms) {
+  uint64_t hash = Fnv1a(Identity(config));
+  for (const std::vector<bf16>& norm : norms) hash = Fnv1a(norm, hash);
   return absl::StrCat(absl::Hex(hash, absl::kZeroPad16));
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -34,8 +35,9 @@ struct RankPlan {
   StepInputsShape inputs;
   SamplingShape sampling;
   LaneLimits lanes;
-  int64_t blocks = 0;      // logical blocks, and slots
-  int64_t max_blocks = 0;  // of one lane (M)
+  int64_t blocks = 0;       // logical blocks, and slots
+  int64_t max_blocks = 0;   // of one lane (M)
+  int64_t decode_rows = 0;  // most of a step, padding included (S)
 
   struct Memory {
     std::string what;
@@ -48,10 +50,20 @@ struct RankPlan {
   std::string MemoryTable() const;
 };
 
-// Resolves all sizes. A context that kv_bytes cannot hold is
-// cut to what it can. Errors: INVALID_ARGUMENT naming field, value and limit; RESOURCE_EXHAUSTED
-// with the numbers when kv_bytes holds no block.
-absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelConfig& config);
+// What planning needs to know of a backend.
+struct BackendTraits {
+  int64_t available = 0;  // bytes, as CheckFits
+  std::function<int64_t(const RankPlan&)> workspace;
+  bool split_passes = false;
+  bool bound_selector = true;
+};
+
+// Resolves all sizes. kv_bytes of 0 is what `available` leaves beside everything else and a reserve
+// of 1 GiB. A context that kv_bytes cannot hold is cut to what it can. Errors: INVALID_ARGUMENT
+// naming field, value and limit; RESOURCE_EXHAUSTED with the numbers when kv_bytes holds no block.
+absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request,
+                                  const ModelConfig& config,
+                                  const BackendTraits& backend);
 
 // RESOURCE_EXHAUSTED with the table when the plan needs more than `available` bytes.
 absl::Status CheckFits(const RankPlan& plan, int64_t available);
@@ -60,8 +72,10 @@ absl::Status CheckFits(const RankPlan& plan, int64_t available);
 // control group's limit if that is less. The largest int64 where neither can be read.
 int64_t AvailableMemory();
 
-// Of the model's sizes, rotation and norms (which every rank holds whole), in hexadecimal.
-std::string CheckpointFingerprint(const ModelConfig& config, const Weights& weights);
+// Of the model's sizes, rotation and norms (which every rank holds whole), in hexadecimal. `norms`
+// are final_norm, then each layer's input_norm and k_norm.
+std::string CheckpointFingerprint(const ModelConfig& config,
+                                  const std::vector<std::vector<bf16>>& norms);
 
 // What GetModelInfo tells of the model.
 v1::ModelInfo DescribeModel(const v1::InitRequest& request,

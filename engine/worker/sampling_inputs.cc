@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "engine/worker/padded_rows.h"
+
 namespace asynctls {
 namespace {
 
@@ -18,6 +20,12 @@ bool Penalised(const v1::SamplingParams& s) {
   return Repetition(s) != 1 || s.frequency_penalty() != 0 || s.presence_penalty() != 0;
 }
 
+template <typename T>
+absl::Status Keep(absl::StatusOr<T> made, T& member) {
+  if (made.ok()) member = *std::move(made);
+  return made.status();
+}
+
 bool Suppressed(const v1::SamplingParams& s, uint32_t id) {
   return std::find(s.suppressed_ids().begin(), s.suppressed_ids().end(), id) !=
          s.suppressed_ids().end();
@@ -25,48 +33,74 @@ bool Suppressed(const v1::SamplingParams& s, uint32_t id) {
 
 }  // namespace
 
-SamplingInputs::Scores SamplingInputs::CarveScores(Carver& carver, int64_t rows) {
-  Scores scores;
-  scores.rows = carver.Take<LogProbRow, 1>({rows});
-  scores.log_prob = carver.Take<float, 1>({rows});
-  scores.top_ids = carver.Take<int32_t, 2>({rows, kMaxTopIds});
-  scores.top_log_probs = carver.Take<float, 2>({rows, kMaxTopIds});
-  return scores;
+int64_t SamplingInputs::Samples(int pass) const {
+  if (!shape_.split_passes) return pass == kPromptPass ? shape_.lanes : 0;
+  return pass == kPromptPass ? shape_.lanes : PaddedRows(shape_.lanes);
 }
 
-void SamplingInputs::Carve(Carver& carver) {
-  const int64_t l = shape_.lanes;
-  const int64_t remembered = shape_.samples ? l : 0;
-  sampled_rows_ = carver.Take<int32_t, 1>({l});
-  samples_ = carver.Take<SampleRow, 1>({l});
-  token_ = carver.Take<int32_t, 1>({l});
-  log_prob_ = carver.Take<float, 1>({l});
-  top_ = CarveScores(carver, l);
-  prompt_ = carver.Take<int32_t, 1>({shape_.step_tokens});
-  prompt_scores_ = CarveScores(carver, shape_.step_tokens);
-  edits_ = carver.Take<LogitEdit, 2>({remembered, kMaxLogitBias + kMaxSuppressedIds});
-  history_.generated = carver.Take<uint16_t, 2>({remembered, shape_.vocab});
-  history_.prompt = carver.Take<uint32_t, 2>({remembered, (shape_.vocab + 31) / 32});
+int64_t SamplingInputs::Prompts(int pass) const {
+  return pass == kPromptPass ? shape_.step_tokens : Samples(pass);
+}
+
+void SamplingInputs::CarveScores(int64_t rows, Carver& inputs, Carver& results, Scores& scores) {
+  scores.rows = inputs.Take<LogProbRow, 1>({rows});
+  scores.log_prob = results.Take<float, 1>({rows});
+  scores.top_ids = results.Take<int32_t, 2>({rows, kMaxTopIds});
+  scores.top_log_probs = results.Take<float, 2>({rows, kMaxTopIds});
+}
+
+void SamplingInputs::Carve(Carver& inputs, Carver& results, Carver& edits, Carver& history) {
+  for (const int pass : {kDecodePass, kPromptPass}) {
+    Pass& p = passes_[pass];
+    const int64_t rows = Samples(pass);
+    p.sampled_rows = inputs.Take<int32_t, 1>({rows});
+    p.samples = inputs.Take<SampleRow, 1>({rows});
+    p.token = results.Take<int32_t, 1>({rows});
+    p.log_prob = results.Take<float, 1>({rows});
+    CarveScores(rows, inputs, results, p.top);
+    p.prompt = inputs.Take<int32_t, 1>({Prompts(pass)});
+    CarveScores(Prompts(pass), inputs, results, p.prompt_scores);
+    if (pass != kDecodePass) continue;
+    decode_inputs_ = inputs.bytes();
+    decode_results_ = results.bytes();
+  }
+  const int64_t remembered = shape_.samples ? shape_.lanes : 0;
+  edits_ = edits.Take<LogitEdit, 2>({remembered, kMaxLogitBias + kMaxSuppressedIds});
+  history_.generated = history.Take<uint16_t, 2>({remembered, shape_.vocab});
+  history_.prompt = history.Take<uint32_t, 2>({remembered, (shape_.vocab + 31) / 32});
 }
 
 int64_t SamplingInputs::Bytes(const SamplingShape& shape) {
   SamplingInputs measured;
   measured.shape_ = shape;
   Carver carver;
-  measured.Carve(carver);
+  measured.Carve(carver, carver, carver, carver);
   return carver.bytes();
 }
 
-absl::StatusOr<SamplingInputs> SamplingInputs::Create(const SamplingShape& shape) {
-  absl::StatusOr<Buffer> arena = Buffer::Allocate(MemoryKind::kHost, Bytes(shape));
-  if (!arena.ok()) return arena.status();
-  SamplingInputs inputs;
-  inputs.shape_ = shape;
-  inputs.arena_ = *std::move(arena);
-  inputs.lane_edits_.resize(static_cast<size_t>(shape.lanes));
-  Carver carver(inputs.arena_);
-  inputs.Carve(carver);
-  return inputs;
+absl::StatusOr<SamplingInputs> SamplingInputs::Create(const SamplingShape& shape, MemoryKind kind) {
+  SamplingInputs made;
+  made.shape_ = shape;
+  made.lane_edits_.resize(static_cast<size_t>(shape.lanes));
+  Carver inputs, results, edits, history;
+  made.Carve(inputs, results, edits, history);
+  absl::Status status = Keep(Mirror::Create(kind, inputs.bytes()), made.inputs_);
+  status.Update(Keep(Mirror::Create(kind, results.bytes()), made.results_));
+  status.Update(Keep(Mirror::Create(kind, edits.bytes()), made.edits_memory_));
+  status.Update(Keep(Buffer::Allocate(kind, history.bytes()), made.history_memory_));
+  const bool lends = shape.samples && kind == MemoryKind::kDevice;
+  const int64_t ids = lends ? shape.prompt_ids * static_cast<int64_t>(sizeof(uint32_t)) : 0;
+  status.Update(Keep(Buffer::Allocate(kind, ids), made.ids_));
+  if (!status.ok()) return status;
+  Carver into_inputs(made.inputs_.host()), into_results(made.results_.host());
+  Carver into_edits(made.edits_memory_.host()), into_history(made.history_memory_);
+  made.Carve(into_inputs, into_results, into_edits, into_history);
+  return made;
+}
+
+View<LogitEdit, 1> SamplingInputs::LaneEdits(uint32_t lane) const {
+  const Edits& edits = lane_edits_[lane];
+  return edits_[lane].Slice(0, edits.bans + edits.biases + edits.banned_biases);
 }
 
 std::optional<StartHistoryArgs> SamplingInputs::Start(const v1::LaneStart& start) {
@@ -87,6 +121,7 @@ std::optional<StartHistoryArgs> SamplingInputs::Start(const v1::LaneStart& start
         ++(banned ? edits.banned_biases : edits.biases);
       }
     }
+    changed_.push_back(start.lane());
   }
   if (!Penalised(s)) return std::nullopt;
   return StartHistoryArgs{.lane = static_cast<int32_t>(start.lane()),
@@ -96,73 +131,104 @@ std::optional<StartHistoryArgs> SamplingInputs::Start(const v1::LaneStart& start
 
 void SamplingInputs::PackPrompt(const v1::LaneWork& work,
                                 const v1::SamplingParams& sampling,
+                                int pass,
                                 int32_t last_row) {
   const int known = work.tokens_size() - (work.has_next_token() ? 0 : 1);
   if (!sampling.prompt_log_probs() || known <= 0) return;
+  Pass& p = passes_[pass];
   const int32_t first_row = last_row + 1 - static_cast<int32_t>(work.count());
-  const int64_t begin = prompt_rows_;
-  for (int i = 0; i < known; ++i, ++prompt_rows_) {
+  const int64_t begin = p.prompts;
+  for (int i = 0; i < known; ++i, ++p.prompts) {
     const uint32_t token = i + 1 < work.tokens_size() ? work.tokens(i + 1) : work.next_token();
-    prompt_[prompt_rows_] = first_row + i;
-    prompt_scores_.rows[prompt_rows_] = {
-        .row = static_cast<int32_t>(prompt_rows_ % shape_.tile),
+    p.prompt[p.prompts] = first_row + i;
+    p.prompt_scores.rows[p.prompts] = {
+        .row = static_cast<int32_t>(p.prompts % shape_.tile),
         .token = static_cast<int32_t>(token),
         .top = static_cast<int32_t>(sampling.prompt_top_log_probs())};
   }
-  spans_.push_back({.lane = work.lane(),
+  spans_.push_back({.pass = pass,
+                    .lane = work.lane(),
                     .start = work.start() + 1,
                     .begin = begin,
-                    .end = prompt_rows_,
+                    .end = p.prompts,
                     .top = sampling.prompt_top_log_probs() > 0});
 }
 
-void SamplingInputs::PackSample(const v1::LaneWork& work, const Lane& lane, int32_t last_row) {
+void SamplingInputs::PackSample(const v1::LaneWork& work,
+                                const Lane& lane,
+                                int pass,
+                                int32_t last_row) {
   const v1::SamplingParams& s = lane.sampling;
   const Edits& edits = lane_edits_[work.lane()];
   const bool bans = lane.sampled <= s.min_tokens();  // `sampled` counts this one
-  top_of_.push_back(s.top_log_probs() > 0 ? top_rows_ : -1);
+  Pass& p = passes_[pass];
+  p.top_of.push_back(s.top_log_probs() > 0 ? p.tops : -1);
   if (s.top_log_probs() > 0) {
-    top_.rows[top_rows_++] = {.row = static_cast<int32_t>(sampled_),
-                              .token = -1,
-                              .top = static_cast<int32_t>(s.top_log_probs())};
+    p.top.rows[p.tops++] = {.row = static_cast<int32_t>(p.sampled),
+                            .token = -1,
+                            .top = static_cast<int32_t>(s.top_log_probs())};
   }
-  sampled_rows_[sampled_] = last_row;
-  samples_[sampled_++] = {.temperature = s.temperature(),
-                          .top_k = s.top_k(),
-                          .top_p = s.top_p(),
-                          .min_p = s.min_p(),
-                          .seed = s.seed(),
-                          .index = s.index(),
-                          .position = work.start() + work.count(),
-                          .lane = static_cast<int32_t>(work.lane()),
-                          .repetition = Repetition(s),
-                          .frequency = s.frequency_penalty(),
-                          .presence = s.presence_penalty(),
-                          .edit_begin = bans ? 0 : edits.bans,
-                          .edit_count = edits.biases + (bans ? edits.bans : edits.banned_biases)};
+  p.sampled_rows[p.sampled] = last_row;
+  p.samples[p.sampled++] = {.temperature = s.temperature(),
+                            .top_k = s.top_k(),
+                            .top_p = s.top_p(),
+                            .min_p = s.min_p(),
+                            .seed = s.seed(),
+                            .index = s.index(),
+                            .position = work.start() + work.count(),
+                            .lane = static_cast<int32_t>(work.lane()),
+                            .repetition = Repetition(s),
+                            .frequency = s.frequency_penalty(),
+                            .presence = s.presence_penalty(),
+                            .edit_begin = bans ? 0 : edits.bans,
+                            .edit_count = edits.biases + (bans ? edits.bans : edits.banned_biases)};
+}
+
+// Pads the sampled rows, and as many as they are of likeliest ids where any are asked for.
+void SamplingInputs::Pad(Pass& pass) {
+  pass.padded = PaddedRows(pass.sampled);
+  for (int64_t i = pass.sampled; i < pass.padded; ++i) {
+    pass.sampled_rows[i] = 0;
+    pass.samples[i] = {};
+    pass.samples[i].lane = -1;
+  }
+  if (pass.tops == 0) return;
+  for (; pass.tops < pass.padded; ++pass.tops) pass.top.rows[pass.tops] = {0, -1, 0};
 }
 
 void SamplingInputs::Pack(const v1::StepPlan& plan, LaneTable& lanes, const StepInputs& inputs) {
-  sampled_ = top_rows_ = prompt_rows_ = 0;
+  for (Pass& pass : passes_) {
+    pass.sampled = pass.padded = pass.tops = pass.prompts = 0;
+    pass.top_of.clear();
+  }
   spans_.clear();
-  top_of_.clear();
   for (const v1::LaneWork& work : plan.work()) {
     const Lane& lane = lanes.lane(work.lane());
+    const int pass = inputs.pass(work);
     const int32_t last_row = inputs.last_row(work.lane());
-    PackPrompt(work, lane.sampling, last_row);
-    if (work.sample()) PackSample(work, lane, last_row);
+    PackPrompt(work, lane.sampling, pass, last_row);
+    if (work.sample()) PackSample(work, lane, pass, last_row);
   }
+  passes_[kPromptPass].padded = passes_[kPromptPass].sampled;
+  Pad(passes_[kDecodePass]);
+}
+
+View<const int32_t, 1> SamplingInputs::sampled_rows(int pass) const {
+  const Pass& p = passes_[pass];
+  return inputs_.Device(p.sampled_rows.Slice(0, p.padded));
 }
 
 SampleArgs SamplingInputs::Sampling(View<const float, 2> logits,
-                                    View<int32_t, 1> last_token) const {
+                                    View<int32_t, 1> last_token,
+                                    int pass) const {
+  const Pass& p = passes_[pass];
   return {.logits = logits,
           .vocab = shape_.vocab,
-          .rows = sample_rows(),
-          .token = tokens(),
-          .log_prob = log_prob_.Slice(0, sampled_),
+          .rows = inputs_.Device(p.samples.Slice(0, p.padded)),
+          .token = results_.Device(p.token.Slice(0, p.padded)),
+          .log_prob = results_.Device(p.log_prob.Slice(0, p.padded)),
           .last_token = last_token,
-          .edits = edits_,
+          .edits = edits_memory_.Device(edits_),
           .history = history_};
 }
 
@@ -172,23 +238,26 @@ LogProbsArgs SamplingInputs::ArgsOf(const Scores& scores,
                                     View<const float, 2> logits) const {
   return {.logits = logits,
           .vocab = shape_.vocab,
-          .rows = scores.rows.Slice(begin, count),
-          .log_prob = scores.log_prob.Slice(begin, count),
-          .top_ids = scores.top_ids.Slice(begin, count),
-          .top_log_probs = scores.top_log_probs.Slice(begin, count)};
+          .rows = inputs_.Device(scores.rows.Slice(begin, count)),
+          .log_prob = results_.Device(scores.log_prob.Slice(begin, count)),
+          .top_ids = results_.Device(scores.top_ids.Slice(begin, count)),
+          .top_log_probs = results_.Device(scores.top_log_probs.Slice(begin, count))};
 }
 
-LogProbsArgs SamplingInputs::TopIds(View<const float, 2> logits) const {
-  return ArgsOf(top_, 0, top_rows_, logits);
+LogProbsArgs SamplingInputs::TopIds(View<const float, 2> logits, int pass) const {
+  return ArgsOf(passes_[pass].top, 0, passes_[pass].tops, logits);
 }
 
-View<const int32_t, 1> SamplingInputs::PromptRows(int64_t tile) const {
+View<const int32_t, 1> SamplingInputs::PromptRows(int64_t tile, int pass) const {
+  const Pass& p = passes_[pass];
   const int64_t begin = tile * shape_.tile;
-  return prompt_.Slice(begin, std::min(shape_.tile, prompt_rows_ - begin));
+  return inputs_.Device(p.prompt.Slice(begin, std::min(shape_.tile, p.prompts - begin)));
 }
 
-LogProbsArgs SamplingInputs::PromptLogProbs(int64_t tile, View<const float, 2> logits) const {
-  return ArgsOf(prompt_scores_, tile * shape_.tile, logits.dim(0), logits);
+LogProbsArgs SamplingInputs::PromptLogProbs(int64_t tile,
+                                            View<const float, 2> logits,
+                                            int pass) const {
+  return ArgsOf(passes_[pass].prompt_scores, tile * shape_.tile, logits.dim(0), logits);
 }
 
 void SamplingInputs::FillTop(const Scores& scores, int64_t i, v1::TopIds& top) {
@@ -200,23 +269,26 @@ void SamplingInputs::FillTop(const Scores& scores, int64_t i, v1::TopIds& top) {
 }
 
 void SamplingInputs::Report(v1::StepResult& result) const {
-  for (int64_t i = 0; i < sampled_; ++i) {
-    v1::SampledToken* sampled = result.add_sampled();
-    sampled->set_lane(static_cast<uint32_t>(samples_[i].lane));
-    sampled->set_token(static_cast<uint32_t>(token_[i]));
-    if (!shape_.samples) continue;
-    sampled->set_log_prob(log_prob_[i]);
-    const int64_t top = top_of_[static_cast<size_t>(i)];
-    if (top >= 0) FillTop(top_, top, *sampled->mutable_top());
+  for (const Pass& pass : passes_) {
+    for (int64_t i = 0; i < pass.sampled; ++i) {
+      v1::SampledToken* sampled = result.add_sampled();
+      sampled->set_lane(static_cast<uint32_t>(pass.samples[i].lane));
+      sampled->set_token(static_cast<uint32_t>(pass.token[i]));
+      if (!shape_.samples) continue;
+      sampled->set_log_prob(pass.log_prob[i]);
+      const int64_t top = pass.top_of[static_cast<size_t>(i)];
+      if (top >= 0) FillTop(pass.top, top, *sampled->mutable_top());
+    }
   }
   if (!shape_.samples) return;
   for (const PromptSpan& span : spans_) {
+    const Scores& scores = passes_[span.pass].prompt_scores;
     v1::PromptTokens* tokens = result.add_prompt_tokens();
     tokens->set_lane(span.lane);
     tokens->set_start(span.start);
     for (int64_t i = span.begin; i < span.end; ++i) {
-      tokens->add_log_probs(prompt_scores_.log_prob[i]);
-      if (span.top) FillTop(prompt_scores_, i, *tokens->add_top());
+      tokens->add_log_probs(scores.log_prob[i]);
+      if (span.top) FillTop(scores, i, *tokens->add_top());
     }
   }
 }

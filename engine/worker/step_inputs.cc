@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/worker/padded_rows.h"
+
 namespace asynctls {
 namespace {
 
@@ -20,14 +22,16 @@ Attends HowAttends(const v1::LaneWork& work, const Lane& lane, int64_t dense_bel
 }  // namespace
 
 void StepInputs::Carve(Carver& carver) {
-  const int64_t t = shape_.step_tokens;
-  const int64_t l = shape_.lanes;
-  ids_ = carver.Take<int32_t, 1>({t});
-  positions_ = carver.Take<int32_t, 1>({t});
-  lanes_ = carver.Take<int32_t, 1>({t});
-  segments_ = carver.Take<PrefillSegment, 1>({l});
-  decodes_ = carver.Take<DecodeRow, 1>({l});
-  last_token_ = carver.Take<int32_t, 1>({l});
+  const auto take = [&](int pass, int64_t rows) {
+    for (View<int32_t, 1>* view : {&rows_[pass].ids, &rows_[pass].positions, &rows_[pass].lanes}) {
+      *view = carver.Take<int32_t, 1>({rows});
+    }
+  };
+  take(kDecodePass, shape_.split_passes ? shape_.decode_rows : 0);
+  decodes_ = carver.Take<DecodeRow, 1>({shape_.decode_rows});
+  decode_bytes_ = carver.bytes();
+  take(kPromptPass, shape_.step_tokens);
+  segments_ = carver.Take<PrefillSegment, 1>({shape_.lanes});
 }
 
 int64_t StepInputs::Bytes(const StepInputsShape& shape) {
@@ -35,29 +39,60 @@ int64_t StepInputs::Bytes(const StepInputsShape& shape) {
   measured.shape_ = shape;
   Carver carver;
   measured.Carve(carver);
+  carver.Take<int32_t, 1>({shape.lanes});  // last_token
   return carver.bytes();
 }
 
-absl::StatusOr<StepInputs> StepInputs::Create(const StepInputsShape& shape) {
-  absl::StatusOr<Buffer> arena = Buffer::Allocate(MemoryKind::kHost, Bytes(shape));
-  if (!arena.ok()) return arena.status();
+absl::StatusOr<StepInputs> StepInputs::Create(const StepInputsShape& shape, MemoryKind kind) {
   StepInputs inputs;
   inputs.shape_ = shape;
-  inputs.arena_ = *std::move(arena);
-  inputs.last_row_.resize(static_cast<size_t>(shape.lanes));
-  Carver carver(inputs.arena_);
+  Carver measure;
+  inputs.Carve(measure);
+  absl::StatusOr<Mirror> mirror = Mirror::Create(kind, measure.bytes());
+  if (!mirror.ok()) return mirror.status();
+  absl::StatusOr<Buffer> kept =
+      Buffer::Allocate(kind, shape.lanes * static_cast<int64_t>(sizeof(int32_t)));
+  if (!kept.ok()) return kept.status();
+  inputs.inputs_ = *std::move(mirror);
+  inputs.kept_ = *std::move(kept);
+  Carver carver(inputs.inputs_.host());
   inputs.Carve(carver);
+  inputs.last_token_ = inputs.kept_.ViewAt<int32_t, 1>(0, {shape.lanes});
+  inputs.last_row_.resize(static_cast<size_t>(shape.lanes));
   return inputs;
 }
 
+void StepInputs::Add(Rows& rows, int32_t id, int32_t position, int32_t lane) {
+  rows.ids[rows.count] = id;
+  rows.positions[rows.count] = position;
+  rows.lanes[rows.count++] = lane;
+}
+
 void StepInputs::PackWork(const v1::LaneWork& work) {
+  Rows& rows = rows_[pass(work)];
   const auto lane = static_cast<int32_t>(work.lane());
-  for (uint32_t i = 0; i < work.count(); ++i, ++rows_) {
-    ids_[rows_] = work.tokens_size() == 0 ? -1 - lane : static_cast<int32_t>(work.tokens(i));
-    positions_[rows_] = static_cast<int32_t>(work.start() + i);
-    lanes_[rows_] = lane;
+  for (uint32_t i = 0; i < work.count(); ++i) {
+    Add(rows,
+        work.tokens_size() == 0 ? -1 - lane : static_cast<int32_t>(work.tokens(i)),
+        static_cast<int32_t>(work.start() + i),
+        lane);
   }
-  last_row_[work.lane()] = static_cast<int32_t>(rows_ - 1);
+  last_row_[work.lane()] = static_cast<int32_t>(rows.count - 1);
+}
+
+void StepInputs::PackPrompts(const v1::StepPlan& plan, Step& step) {
+  int64_t segments = 0;
+  for (const v1::LaneWork& work : plan.work()) {
+    if (work.decode()) continue;
+    segments_[segments++] = {.row = static_cast<int32_t>(rows_[kPromptPass].count),
+                             .count = static_cast<int32_t>(work.count()),
+                             .lane = static_cast<int32_t>(work.lane()),
+                             .start = static_cast<int32_t>(work.start())};
+    PackWork(work);
+  }
+  step.attention.prefill_rows = static_cast<int>(rows_[kPromptPass].count);
+  step.attention.host_segments = segments_.Slice(0, segments);
+  step.attention.segments = inputs_.Device(segments_.Slice(0, segments));
 }
 
 void StepInputs::PackDecode(const v1::LaneWork& work, Lane& lane, v1::AttentionMode mode) {
@@ -78,40 +113,59 @@ void StepInputs::PackDecode(const v1::LaneWork& work, Lane& lane, v1::AttentionM
   PackWork(work);
 }
 
-Step StepInputs::Pack(const v1::StepPlan& plan, LaneTable& lanes) {
-  rows_ = 0;
-  modes_.clear();
-  int64_t segments = 0;
-  for (const v1::LaneWork& work : plan.work()) {
-    if (work.decode()) continue;
-    segments_[segments++] = {.row = static_cast<int32_t>(rows_),
-                             .count = static_cast<int32_t>(work.count()),
-                             .lane = static_cast<int32_t>(work.lane()),
-                             .start = static_cast<int32_t>(work.start())};
-    PackWork(work);
+// Pads the group of decode rows that began with row `begin`.
+void StepInputs::PadDecodes(int64_t begin) {
+  if (!shape_.split_passes) return;
+  const int64_t end = begin + PaddedRows(static_cast<int64_t>(modes_.size()) - begin);
+  while (static_cast<int64_t>(modes_.size()) < end) {
+    decodes_[static_cast<int64_t>(modes_.size())] = {.lane = 0,
+                                                     .length = 0,
+                                                     .max_blocks = 1,
+                                                     .max_tokens = 1,
+                                                     .top_p = 1,
+                                                     .lag = DecodeRow::kExact};
+    modes_.push_back(v1::ATTENTION_MODE_UNSPECIFIED);
+    Add(rows_[kDecodePass], 0, 0, -1);
   }
-  Step step;
-  step.attention.prefill_rows = static_cast<int>(rows_);
+}
+
+void StepInputs::PackDecodes(const v1::StepPlan& plan, LaneTable& lanes, AttentionBatch& batch) {
   int64_t grouped[3];  // decode rows up to and with each group
   for (const Attends group : {Attends::kDense, Attends::kByCode, Attends::kByBound}) {
+    const auto begin = static_cast<int64_t>(modes_.size());
     for (const v1::LaneWork& work : plan.work()) {
       Lane& lane = lanes.lane(work.lane());
       if (!work.decode() || HowAttends(work, lane, shape_.dense_below) != group) continue;
       PackDecode(
           work, lane, group == Attends::kDense ? v1::ATTENTION_MODE_DENSE : lane.sparse.mode());
     }
+    PadDecodes(begin);
     grouped[static_cast<int>(group)] = static_cast<int64_t>(modes_.size());
   }
-  step.ids = ids_.Slice(0, rows_);
-  step.last_token = last_token_;
-  step.attention.lanes = lanes_.Slice(0, rows_);
-  step.attention.positions = positions_.Slice(0, rows_);
-  step.attention.segments = segments_.Slice(0, segments);
-  step.attention.rows = decodes_.Slice(0, static_cast<int64_t>(modes_.size()));
-  step.attention.dense_rows = static_cast<int>(grouped[0]);
-  step.attention.report_blocks = plan.report_blocks();
-  step.attention.code_rows = static_cast<int>(grouped[1] - grouped[0]);
-  return step;
+  batch.host_rows = decodes_.Slice(0, grouped[2]);
+  batch.rows = inputs_.Device(decodes_.Slice(0, grouped[2]));
+  batch.dense_rows = static_cast<int>(grouped[0]);
+  batch.code_rows = static_cast<int>(grouped[1] - grouped[0]);
+  batch.report_blocks = plan.report_blocks();
+}
+
+Steps StepInputs::Pack(const v1::StepPlan& plan, LaneTable& lanes) {
+  for (Rows& rows : rows_) rows.count = 0;
+  modes_.clear();
+  Steps steps;
+  PackPrompts(plan, steps[kPromptPass]);
+  PackDecodes(plan, lanes, steps[shape_.split_passes ? kDecodePass : kPromptPass].attention);
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const Rows& rows = rows_[pass];
+    const auto all = [&](const View<int32_t, 1>& view) {
+      return inputs_.Device(view.Slice(0, rows.count));
+    };
+    steps[pass].ids = all(rows.ids);
+    steps[pass].last_token = last_token_;
+    steps[pass].attention.lanes = all(rows.lanes);
+    steps[pass].attention.positions = all(rows.positions);
+  }
+  return steps;
 }
 
 }  // namespace asynctls

@@ -76,6 +76,7 @@ absl::Status Merge(v1::InitReply& reply, const v1::InitReply& other, int rank) {
   reply.set_blocks(std::min(reply.blocks(), other.blocks()));
   reply.set_kv_bytes_per_token(reply.kv_bytes_per_token() + other.kv_bytes_per_token());
   reply.set_code_bytes_per_token(reply.code_bytes_per_token() + other.code_bytes_per_token());
+  reply.set_device(absl::StrCat(reply.device(), "; ", other.device()));
   for (v1::InitReply::Memory memory : other.memory()) {
     memory.set_what(absl::StrCat("rank ", rank, " ", memory.what()));
     *reply.add_memory() = std::move(memory);

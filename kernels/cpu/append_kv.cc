@@ -83,6 +83,7 @@ void CpuOps::AppendKv(const AppendKvArgs& a) {
   const int64_t kv_heads = a.kv.rows.dim(1);
   const auto turn = HWY_DYNAMIC_DISPATCH(NormAndTurn);
   state_->team.ParallelFor(a.qkv.dim(0), 4, [&](int64_t t, Scratch& scratch) {
+    if (a.lanes[t] < 0) return;
     const bf16* row = a.qkv[t].data;
     const float* cos_sin = a.cos_sin[t].data;
     for (int64_t h = 0; h < q_heads; ++h) {

@@ -5,12 +5,14 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
+#include "kernels/device/host_backend.h"
 #include "kernels/ops.h"
 
 namespace asynctls {
 
-class CpuOps {
+class CpuOps : public HostBackend {
  public:
   // Requires: threads >= 1.
   explicit CpuOps(int threads);
@@ -19,6 +21,7 @@ class CpuOps {
   CpuOps& operator=(const CpuOps&) = delete;
 
   int threads() const;
+  std::string Describe() const;
 
   void Prepare(Matrix& w);
   void Embed(const EmbedArgs& a);
@@ -42,11 +45,12 @@ class CpuOps {
   void Sample(const SampleArgs& a);
   void LogProbs(const LogProbsArgs& a);
   void Moments(const MomentsArgs& a);
+  void FillRandom(const FillRandomArgs& a);
 
  private:
   struct State;  // oneDNN engine, stream, primitive caches, per-thread scratch
   std::unique_ptr<State> state_;
 };
-static_assert(Ops<CpuOps>);
+static_assert(BoundOps<CpuOps>);
 
 }  // namespace asynctls

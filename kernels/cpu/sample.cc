@@ -253,6 +253,7 @@ void CountToken(const TokenHistory& history, const SampleRow& row, int32_t token
 void CpuOps::Sample(const SampleArgs& a) {
   state_->team.ParallelFor(a.rows.dim(0), [&](int64_t s, Scratch& scratch) {
     const SampleRow& row = a.rows[s];
+    if (row.lane < 0) return;
     const float* raw = a.logits[s].data;
     const float* logits = AdjustedLogits(a, s, scratch);
     const float largest = HWY_DYNAMIC_DISPATCH(SampleLargest)(raw, a.vocab);

@@ -7,15 +7,10 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "kernels/device/memory_kind.h"
 #include "kernels/device/view.h"
 
 namespace asynctls {
-
-enum class MemoryKind {
-  kHost,    // pageable host memory
-  kPinned,  // page-locked host memory, readable by the device
-  kDevice,  // device memory
-};
 
 class Buffer {
  public:

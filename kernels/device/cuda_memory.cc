@@ -20,7 +20,9 @@ void* AllocateMemory(MemoryKind kind, int64_t bytes) {
       return data;
     case MemoryKind::kDevice:
       if (cudaMalloc(&data, size) != cudaSuccess) return nullptr;
-      if (cudaMemset(data, 0, size) == cudaSuccess) return data;
+      // Done before any other stream can write to it.
+      if (cudaMemset(data, 0, size) == cudaSuccess && cudaStreamSynchronize(nullptr) == cudaSuccess)
+        return data;
       cudaFree(data);
       return nullptr;
   }

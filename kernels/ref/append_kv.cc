@@ -40,6 +40,7 @@ void RefOps::AppendKv(const AppendKvArgs& a) {
   const int64_t q_heads = a.q_out.dim(1);
   const int64_t kv_heads = a.kv.rows.dim(1);
   for (int64_t t = 0; t < a.qkv.dim(0); ++t) {
+    if (a.lanes[t] < 0) continue;
     const bf16* row = a.qkv[t].data;
     const float* cos_sin = a.cos_sin[t].data;
     for (int64_t h = 0; h < q_heads; ++h) {

@@ -3,12 +3,17 @@
 // tested against, so it is written to be read, not to be fast. Stateless; any thread.
 #pragma once
 
+#include <string>
+
+#include "kernels/device/host_backend.h"
 #include "kernels/ops.h"
 
 namespace asynctls {
 
-class RefOps {
+class RefOps : public HostBackend {
  public:
+  std::string Describe() const { return "reference"; }
+
   void Prepare(Matrix&) {}
   void Embed(const EmbedArgs& a);
   void RmsNorm(const RmsNormArgs& a);
@@ -31,7 +36,8 @@ class RefOps {
   void Sample(const SampleArgs& a);
   void LogProbs(const LogProbsArgs& a);
   void Moments(const MomentsArgs& a);
+  void FillRandom(const FillRandomArgs& a);
 };
-static_assert(Ops<RefOps>);
+static_assert(BoundOps<RefOps>);
 
 }  // namespace asynctls

@@ -93,6 +93,7 @@ float LogProb(const float* logits, int32_t vocab, int32_t token) {
 void RefOps::Sample(const SampleArgs& a) {
   for (int64_t s = 0; s < a.rows.dim(0); ++s) {
     const SampleRow& row = a.rows[s];
+    if (row.lane < 0) continue;
     const std::vector<float> logits = Adjusted(a, s);
     const std::vector<int32_t> ranked = Ranked(logits.data(), a.vocab);
     const int32_t token = row.temperature == 0 ? ranked[0] : Draw(logits.data(), ranked, row);

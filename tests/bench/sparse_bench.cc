@@ -131,8 +131,7 @@ class Problem {
         {Q(), SlotTable(), Rows(), table_, Codes(layer), kScale, Turned(), {}, Chosen()});
   }
   void SelectTokens(CpuOps& ops, size_t layer) {
-    ops.SelectTokens(
-        {SlotTable(), Rows(), Codes(layer), Turned(), Chosen()});
+    ops.SelectTokens({SlotTable(), Rows(), Codes(layer), Turned(), Chosen()});
   }
   void Attend(CpuOps& ops, size_t layer) {
     ops.SparseAttend({Q(), Kv(layer), Rows(), Chosen(), kScale, Out()});
@@ -155,8 +154,9 @@ class Problem {
             SlotTable()};
   }
   KeyCodes Codes(size_t i) const {
-    return {layers_[i].first.ViewAt<uint32_t, 4>(0, {s_ * m_, groups_, kCodeWords, kBlockPositions}),
-            layers_[i].second.ViewAt<uint32_t, 4>(0, {s_ * m_, groups_, kCodeWords, kBlockPositions})};
+    return {
+        layers_[i].first.ViewAt<uint32_t, 4>(0, {s_ * m_, groups_, kCodeWords, kBlockPositions}),
+        layers_[i].second.ViewAt<uint32_t, 4>(0, {s_ * m_, groups_, kCodeWords, kBlockPositions})};
   }
   View<const int32_t, 2> SlotTable() const { return {slots_.data(), {s_, m_}}; }
   View<const DecodeRow, 1> Rows() const { return {rows_.data(), {s_}}; }

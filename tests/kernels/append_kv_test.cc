@@ -125,6 +125,18 @@ TYPED_TEST(AppendKvTest, NoTableNoCodes) {
   EXPECT_NE(ToFloat(p.rows(p.slots(1, 0), 0, 50, 0)), 0.0f);
 }
 
+TYPED_TEST(AppendKvTest, PaddingWritesNothing) {
+  Problem p(20, 2, 2, 64), before(20, 2, 2, 64);
+  for (int64_t t = 0; t < 20; ++t) {
+    p.lanes(t) = -1;
+    p.positions(t) = 0;
+  }
+  this->backend_.ops.AppendKv(p.Args());
+  EXPECT_TRUE(Same(p.rows.view(), before.rows.view()));
+  EXPECT_TRUE(Same(p.first.view(), before.first.view()));
+  EXPECT_TRUE(Same(p.second.view(), before.second.view()));
+}
+
 TYPED_TEST(AppendKvTest, TokensDoNotDependOnTheBatch) {
   Problem all(40, 8, 2, 128), one(40, 8, 2, 128);
   this->backend_.ops.AppendKv(all.Args());

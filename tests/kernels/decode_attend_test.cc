@@ -82,6 +82,13 @@ TYPED_TEST(DecodeAttendTest, RowsDoNotDependOnTheBatch) {
         {q.view().Slice(s, 1), kv.view(), rows.view().Slice(s, 1), 0.1f, one.view().Slice(s, 1)});
   }
   EXPECT_TRUE(Same(one.view(), all.view()));
+}
+
+TEST(DecodeAttendCpuTest, ThreadsDoNotMatter) {
+  const PagedKv kv(3, 20, 2, 128, 1);
+  const auto rows = List<DecodeRow>({Row(2, 1100), Row(0, 7), Row(1, 0), Row(1, 600)});
+  const auto q = Normal<bf16, 3>({4, 8, 128}, 2);
+  Tensor<bf16, 2> all({4, 1024}), one({4, 1024});
   CpuOps one_thread(1), four_threads(4);
   one_thread.DecodeAttend({q, kv.view(), rows, 0.1f, all});
   four_threads.DecodeAttend({q, kv.view(), rows, 0.1f, one});

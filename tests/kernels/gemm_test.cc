@@ -61,11 +61,35 @@ TYPED_TEST(GemmTest, AgreesWithTheReferencePreparedOrNot) {
     this->reference_.Gemm({.x = x, .w = &plain, .out = want});
     this->reference_.Logits({.x = x, .w = &plain, .out = want_logits});
     for (const Matrix* m : {&plain, &matrix}) {
-      this->backend_.ops.Gemm({.x = x, .w = m, .out = out});
+      for (const bool decode : {false, true}) {
+        out.Fill(ToBf16(99));
+        this->backend_.ops.Gemm({.x = x, .w = m, .out = out, .decode = decode});
+        EXPECT_TRUE(Close(out.view(), want.view(), kGemm))
+            << rows << " " << columns << " " << depth << " " << decode;
+      }
       this->backend_.ops.Logits({.x = x, .w = m, .out = logits});
-      EXPECT_TRUE(Close(out.view(), want.view(), kGemm)) << rows << " " << columns << " " << depth;
       EXPECT_TRUE(Close(logits.view(), want_logits.view(), kLogits))
           << rows << " " << columns << " " << depth;
+    }
+  }
+}
+
+TYPED_TEST(GemmTest, RowsDoNotDependOnTheirNumber) {
+  for (const auto& [rows, columns, depth] : {Shape{300, 512, 1024}, Shape{300, 1408, 256}}) {
+    const auto x = Normal<bf16, 2>({rows, depth}, 1);
+    const auto w = Normal<bf16, 2>({columns, depth}, 2);
+    Matrix matrix{w.view()};
+    Tensor<bf16, 2> all({rows, columns}), some({rows, columns});
+    for (const bool decode : {false, true}) {
+      this->backend_.ops.Gemm({.x = x, .w = &matrix, .out = all, .decode = decode});
+      for (int64_t count : {1, 2, 7, 8, 9, 16, 33, 64, 65, 129, 200}) {
+        this->backend_.ops.Gemm({.x = x.view().Slice(0, count),
+                                 .w = &matrix,
+                                 .out = some.view().Slice(0, count),
+                                 .decode = decode});
+        EXPECT_TRUE(Same(some.view().Slice(0, count), all.view().Slice(0, count)))
+            << count << " of " << columns << " x " << depth << " " << decode;
+      }
     }
   }
 }

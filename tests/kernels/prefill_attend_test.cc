@@ -72,6 +72,23 @@ TYPED_TEST(PrefillAttendTest, WhatLiesBehindTheChunkIsNotRead) {
   EXPECT_TRUE(Same(out.view(), want.view()));
 }
 
+TYPED_TEST(PrefillAttendTest, ChunksDoNotMatter) {
+  const int64_t tokens = 700;
+  const PagedKv kv(1, (tokens + 63) / 64, 2, 128, 1);
+  const auto q = Normal<bf16, 3>({tokens, 4, 128}, 2);
+  Tensor<bf16, 2> whole({tokens, 512}), parts({tokens, 512});
+  const auto all = List<PrefillSegment>({{0, static_cast<int32_t>(tokens), 0, 0}});
+  this->backend_.ops.PrefillAttend({q, kv.view(), all, 0.1f, whole});
+  for (int chunk : {512, 37}) {
+    for (int first = 0; first < tokens; first += chunk) {
+      const int count = std::min(chunk, static_cast<int>(tokens) - first);
+      const auto segment = List<PrefillSegment>({{first, count, 0, first}});
+      this->backend_.ops.PrefillAttend({q, kv.view(), segment, 0.1f, parts});
+    }
+    EXPECT_TRUE(Same(parts.view(), whole.view())) << "in chunks of " << chunk;
+  }
+}
+
 using AttendFunction = void (*)(const PrefillAttendArgs&, ThreadTeam&);
 
 void ExpectChunksDoNotMatter(AttendFunction attend, int64_t tokens, std::vector<int> chunks) {

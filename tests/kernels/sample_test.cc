@@ -90,6 +90,21 @@ TYPED_TEST(SampleTest, NanIsNeverChosen) {
   }
 }
 
+TYPED_TEST(SampleTest, PaddingWritesNothing) {
+  const auto logits = Logits({1, 2, 3, 4});
+  SampleRow row = Row(1);
+  row.lane = -1;
+  row.repetition = 2;
+  row.edit_count = 1;
+  const auto rows = List<SampleRow>({row});
+  const auto token = List<int32_t>({-5}), last = List<int32_t>({-6});
+  const auto log_prob = List<float>({7});
+  this->backend_.ops.Sample({logits, 4, rows, token, log_prob, last});
+  EXPECT_EQ(token(0), -5);
+  EXPECT_EQ(last(0), -6);
+  EXPECT_EQ(log_prob(0), 7);
+}
+
 // Which ids are ever drawn, with what frequency.
 template <typename OpsType>
 std::map<int32_t, double> Frequencies(OpsType& ops, const Tensor<float, 2>& logits, SampleRow row) {

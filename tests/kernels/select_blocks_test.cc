@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Level 1: the rules of the reference, and that the CPU chooses the same blocks, always.
+// Level 1: the rules of the reference, and that every backend chooses the same blocks, always.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
 
-#include "kernels/cpu/cpu_ops.h"
-#include "kernels/ref/ref_ops.h"
+#include "tests/testing/backends.h"
 #include "tests/testing/sparse_problem.h"
 
 namespace asynctls {
@@ -17,32 +16,34 @@ using testing::MakeRow;
 using testing::SparseOutputs;
 using testing::SparseProblem;
 
-// Runs both and expects equal turned queries (bit for bit), blocks, counts and lag state.
-void ExpectSame(const SparseProblem& p, SparseOutputs& ref, SparseOutputs& cpu, int threads) {
-  RefOps ref_ops;
-  CpuOps cpu_ops(threads);
-  ref.SelectBlocks(ref_ops);
-  cpu.SelectBlocks(cpu_ops);
+// Expects equal turned queries (bit for bit), blocks, counts and lag state.
+void ExpectSame(const SparseProblem& p, const SparseOutputs& ref, const SparseOutputs& got) {
   for (int64_t s = 0; s < p.rows.dim(0); ++s) {
     SCOPED_TRACE(::testing::Message() << "row " << s << " length " << p.rows[s].length);
     for (int64_t g = 0; g < p.shape.groups; ++g) {
-      EXPECT_EQ(ref.BlocksOfRow(s, g), cpu.BlocksOfRow(s, g)) << "head " << g;
-      EXPECT_EQ(ref.selection.nan_heads(s, g), cpu.selection.nan_heads(s, g));
+      EXPECT_EQ(ref.BlocksOfRow(s, g), got.BlocksOfRow(s, g)) << "head " << g;
+      EXPECT_EQ(ref.selection.nan_heads(s, g), got.selection.nan_heads(s, g));
     }
     for (int64_t h = 0; h < p.q.dim(1); ++h) {
-      const float a = ref.turned.scale(s, h), b = cpu.turned.scale(s, h);
+      const float a = ref.turned.scale(s, h), b = got.turned.scale(s, h);
       EXPECT_TRUE(a == b || (std::isnan(a) && std::isnan(b))) << a << " " << b;
       for (int64_t c = 0; c < kCodeDirections; ++c) {
-        EXPECT_EQ(ref.turned.code8(s, h, c), cpu.turned.code8(s, h, c)) << h << " " << c;
+        EXPECT_EQ(ref.turned.code8(s, h, c), got.turned.code8(s, h, c)) << h << " " << c;
       }
     }
   }
-  for (int64_t i = 0; i < ref.lag.size(); ++i) EXPECT_EQ(ref.lag.data[i], cpu.lag.data[i]) << i;
+  for (int64_t i = 0; i < ref.lag.size(); ++i) EXPECT_EQ(ref.lag.data[i], got.lag.data[i]) << i;
 }
 
-void ExpectSame(const SparseProblem& p, int threads = 2) {
-  SparseOutputs ref(p), cpu(p);
-  ExpectSame(p, ref, cpu, threads);
+void ExpectSame(const SparseProblem& p) {
+  RefOps reference;
+  SparseOutputs ref(p);
+  ref.SelectBlocks(reference);
+  testing::OnEveryBackend([&](auto& ops) {
+    SparseOutputs got(p);
+    got.SelectBlocks(ops);
+    ExpectSame(p, ref, got);
+  });
 }
 
 TEST(SelectBlocksTest, EveryLengthAroundBlockBorders) {
@@ -59,8 +60,7 @@ TEST(SelectBlocksTest, GroupsOfEverySize) {
     SparseProblem p({.groups = 3, .heads = heads, .length = 64 * 70 + 5}, 10 + heads);
     p.EncodeAll();
     p.SetRows({MakeRow(0, 64 * 70 + 5, 16, 64), MakeRow(0, 64 * 70, 17, 64)});
-    ExpectSame(p, 1);
-    ExpectSame(p, 3);
+    ExpectSame(p);
   }
 }
 
@@ -163,46 +163,49 @@ TEST(SelectBlocksTest, ARowDoesNotDependOnItsBatch) {
   p.EncodeAll();
   p.SetRows(
       {MakeRow(0, 64 * 300, 20, 64), MakeRow(1, 777, 5, 64), MakeRow(2, 64 * 150 + 3, 9, 64)});
-  CpuOps ops(2);
-  SparseOutputs all(p);
-  all.SelectBlocks(ops);
-  for (int64_t s = 0; s < 3; ++s) {
-    SparseProblem alone = p;
-    alone.rows = p.rows.Slice(s, 1);
-    alone.q = p.q.Slice(s, 1);
-    SparseOutputs one(alone);
-    one.SelectBlocks(ops);
-    EXPECT_EQ(one.BlocksOfRow(0, 1), all.BlocksOfRow(s, 1));
-  }
+  testing::OnEveryBackend([&](auto& ops) {
+    SparseOutputs all(p);
+    all.SelectBlocks(ops);
+    for (int64_t s = 0; s < 3; ++s) {
+      SparseProblem alone = p;
+      alone.rows = p.rows.Slice(s, 1);
+      alone.q = p.q.Slice(s, 1);
+      SparseOutputs one(alone);
+      one.SelectBlocks(ops);
+      EXPECT_EQ(one.BlocksOfRow(0, 1), all.BlocksOfRow(s, 1));
+    }
+  });
 }
 
 TEST(SelectBlocksTest, LaggedRowsExchangeWithThePreviousStep) {
   SparseProblem p({.lanes = 2, .length = 64 * 30}, 11);
   p.EncodeAll();
-  SparseOutputs ref(p), cpu(p);
-  std::vector<std::vector<int32_t>> own;  // what kExact would have chosen, step by step
-  for (int step = 0; step < 6; ++step) {
-    const int64_t length = 64 * 24 + 60 + 3 * step;  // crosses a block border
-    DecodeRow row = MakeRow(1, length, 6, 64);
-    row.lag = DecodeRow::kExact;
-    p.SetRows({row});
-    SparseOutputs fresh_ref(p), fresh_cpu(p);
-    RefOps ops;
-    fresh_ref.SelectBlocks(ops);
-    own.push_back(fresh_ref.BlocksOfRow(0, 0));
-    p.row_data[0].lag = step == 0 ? DecodeRow::kLaggedFirst : DecodeRow::kLagged;
-    std::copy(ref.lag.data, ref.lag.data + ref.lag.size(), fresh_ref.lag.data);
-    std::copy(cpu.lag.data, cpu.lag.data + cpu.lag.size(), fresh_cpu.lag.data);
-    ExpectSame(p, fresh_ref, fresh_cpu, 2);
-    std::copy(fresh_ref.lag.data, fresh_ref.lag.data + ref.lag.size(), ref.lag.data);
-    std::copy(fresh_cpu.lag.data, fresh_cpu.lag.data + cpu.lag.size(), cpu.lag.data);
-    std::vector<int32_t> expected = own[step == 0 ? 0 : step - 1];
-    const auto blocks = static_cast<int32_t>(BlocksOf(length));
-    for (int32_t b : {0, blocks - 2, blocks - 1}) expected.push_back(b);
-    std::sort(expected.begin(), expected.end());
-    expected.erase(std::unique(expected.begin(), expected.end()), expected.end());
-    EXPECT_EQ(fresh_ref.BlocksOfRow(0, 0), expected) << step;
-  }
+  testing::OnEveryBackend([&](auto& ops) {
+    RefOps reference;
+    SparseOutputs ref_state(p), state(p);
+    std::vector<std::vector<int32_t>> own;  // what kExact would have chosen, step by step
+    for (int step = 0; step < 6; ++step) {
+      const int64_t length = 64 * 24 + 60 + 3 * step;  // crosses a block border
+      p.SetRows({MakeRow(1, length, 6, 64)});
+      SparseOutputs ref(p), got(p);
+      ref.SelectBlocks(reference);
+      own.push_back(ref.BlocksOfRow(0, 0));
+      p.row_data[0].lag = step == 0 ? DecodeRow::kLaggedFirst : DecodeRow::kLagged;
+      std::copy_n(ref_state.lag.data, ref.lag.size(), ref.lag.data);
+      std::copy_n(state.lag.data, got.lag.size(), got.lag.data);
+      ref.SelectBlocks(reference);
+      got.SelectBlocks(ops);
+      ExpectSame(p, ref, got);
+      std::copy_n(ref.lag.data, ref.lag.size(), ref_state.lag.data);
+      std::copy_n(got.lag.data, got.lag.size(), state.lag.data);
+      std::vector<int32_t> expected = own[step == 0 ? 0 : step - 1];
+      const auto blocks = static_cast<int32_t>(BlocksOf(length));
+      for (int32_t b : {0, blocks - 2, blocks - 1}) expected.push_back(b);
+      std::sort(expected.begin(), expected.end());
+      expected.erase(std::unique(expected.begin(), expected.end()), expected.end());
+      EXPECT_EQ(ref.BlocksOfRow(0, 0), expected) << step;
+    }
+  });
 }
 
 }  // namespace

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Level 2: the rules of the reference, and that the CPU chooses the same tokens, always.
+// Level 2: the rules of the reference, and that every backend chooses the same tokens, always.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
 
-#include "kernels/cpu/cpu_ops.h"
-#include "kernels/ref/ref_ops.h"
+#include "tests/testing/backends.h"
 #include "tests/testing/sparse_problem.h"
 
 namespace asynctls {
@@ -16,22 +15,24 @@ using testing::MakeRow;
 using testing::SparseOutputs;
 using testing::SparseProblem;
 
-// Both backends from the queries on.
-void ExpectSame(const SparseProblem& p, int threads = 2) {
-  SparseOutputs ref(p), cpu(p);
-  RefOps ref_ops;
-  CpuOps cpu_ops(threads);
-  ref.SelectBlocks(ref_ops);
-  ref.SelectTokens(ref_ops);
-  cpu.SelectBlocks(cpu_ops);
-  cpu.SelectTokens(cpu_ops);
-  for (int64_t s = 0; s < p.rows.dim(0); ++s) {
-    SCOPED_TRACE(::testing::Message() << "row " << s << " length " << p.rows[s].length);
-    for (int64_t g = 0; g < p.shape.groups; ++g) {
-      EXPECT_EQ(ref.TokensOfRow(s, g), cpu.TokensOfRow(s, g)) << "head " << g;
-      EXPECT_EQ(ref.selection.touched(s, g), cpu.selection.touched(s, g));
+// Reference and backends from the queries on.
+void ExpectSame(const SparseProblem& p) {
+  RefOps reference;
+  SparseOutputs ref(p);
+  ref.SelectBlocks(reference);
+  ref.SelectTokens(reference);
+  testing::OnEveryBackend([&](auto& ops) {
+    SparseOutputs got(p);
+    got.SelectBlocks(ops);
+    got.SelectTokens(ops);
+    for (int64_t s = 0; s < p.rows.dim(0); ++s) {
+      SCOPED_TRACE(::testing::Message() << "row " << s << " length " << p.rows[s].length);
+      for (int64_t g = 0; g < p.shape.groups; ++g) {
+        EXPECT_EQ(ref.TokensOfRow(s, g), got.TokensOfRow(s, g)) << "head " << g;
+        EXPECT_EQ(ref.selection.touched(s, g), got.selection.touched(s, g));
+      }
     }
-  }
+  });
 }
 
 TEST(SelectTokensTest, EveryLengthAroundBlockBorders) {
@@ -48,8 +49,7 @@ TEST(SelectTokensTest, GroupsOfEverySize) {
     SparseProblem p({.groups = 3, .heads = heads, .length = 64 * 30 + 5}, 10 + heads);
     p.EncodeAll();
     p.SetRows({MakeRow(0, 64 * 30 + 5, 16, 300), MakeRow(0, 64 * 30, 17, 301)}, 4.0f);
-    ExpectSame(p, 1);
-    ExpectSame(p, 3);
+    ExpectSame(p);
   }
 }
 
@@ -92,6 +92,17 @@ TEST(SelectTokensTest, BudgetsFromNothingToMoreThanThereIs) {
   for (int k : {0, 1, 15, 16, 17, 79, 80, 81, 447, 448, 499, 500, 501, 1 << 30}) {
     rows.push_back(MakeRow(0, 500, 1000, k));
     rows.push_back(MakeRow(0, 500, 2, k));
+  }
+  p.SetRows(rows);
+  ExpectSame(p);
+}
+
+TEST(SelectTokensTest, ManyBlocks) {
+  SparseProblem p({.length = 64 * 300 + 17}, 12);
+  p.EncodeAll();
+  std::vector<DecodeRow> rows;
+  for (int blocks : {63, 64, 65, 127, 128, 129, 200, 301}) {
+    rows.push_back(MakeRow(0, 64 * 300 + 17, blocks, 1000));
   }
   p.SetRows(rows);
   ExpectSame(p);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over selected tokens: CPU against the reference, and sparse with everything selected
+// Attention over selected tokens: every backend against the reference, and sparse with everything selected
 // against a dense softmax written out here in double.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "kernels/cpu/cpu_ops.h"
-#include "kernels/ref/ref_ops.h"
+#include "tests/testing/backends.h"
 #include "tests/testing/sparse_problem.h"
 
 namespace asynctls {
@@ -43,15 +42,17 @@ TEST(SparseAttendTest, EqualsTheReference) {
                MakeRow(0, 1400, 20, 257),
                MakeRow(0, 1400, 20, 0)});
     RefOps ref_ops;
-    SparseOutputs ref(p), cpu(p);
+    SparseOutputs ref(p);
     RunAll(ref_ops, ref);
-    CpuOps cpu_ops(2);
-    RunAll(cpu_ops, cpu);
-    ExpectClose(cpu.out, ref.out);
-    for (int64_t i = 0; i < cpu.out.dim(1); ++i) {
-      EXPECT_EQ(ToFloat(cpu.out(1, i)), 0.0f);  // padded
-      EXPECT_EQ(ToFloat(cpu.out(6, i)), 0.0f);  // nothing selected
-    }
+    testing::OnEveryBackend([&](auto& ops) {
+      SparseOutputs got(p);
+      RunAll(ops, got);
+      ExpectClose(got.out, ref.out);
+      for (int64_t i = 0; i < got.out.dim(1); ++i) {
+        EXPECT_EQ(ToFloat(got.out(1, i)), 0.0f);  // padded
+        EXPECT_EQ(ToFloat(got.out(6, i)), 0.0f);  // nothing selected
+      }
+    });
   }
 }
 
@@ -61,11 +62,13 @@ TEST(SparseAttendTest, HeadDimsAndSharpSoftmaxes) {
     p.EncodeAll();
     p.SetRows({MakeRow(0, 600, 20, 1000), MakeRow(0, 450, 20, 100)}, d == 64 ? 100.0f : 2.0f);
     RefOps ref_ops;
-    SparseOutputs ref(p), cpu(p);
+    SparseOutputs ref(p);
     RunAll(ref_ops, ref);
-    CpuOps cpu_ops(1);
-    RunAll(cpu_ops, cpu);
-    ExpectClose(cpu.out, ref.out);
+    testing::OnEveryBackend([&](auto& ops) {
+      SparseOutputs got(p);
+      RunAll(ops, got);
+      ExpectClose(got.out, ref.out);
+    });
   }
 }
 
@@ -94,7 +97,25 @@ TEST(SparseAttendTest, FullBudgetIsDenseAttention) {
   }
 }
 
-TEST(SparseAttendTest, SameBitsWithAnyThreadsAndAnyBatch) {
+TEST(SparseAttendTest, SameBitsInAnyBatch) {
+  SparseProblem p({.d = 128, .lanes = 2, .length = 3000}, 4);
+  p.EncodeAll();
+  p.SetRows({MakeRow(0, 3000, 40, 1024), MakeRow(1, 2999, 40, 1000)});
+  testing::OnEveryBackend([&](auto& ops) {
+    SparseOutputs both(p);
+    RunAll(ops, both);
+    SparseProblem alone = p;
+    alone.rows = p.rows.Slice(1, 1);
+    alone.q = p.q.Slice(1, 1);
+    SparseOutputs one(alone);
+    RunAll(ops, one);
+    for (int64_t i = 0; i < one.out.size(); ++i) {
+      ASSERT_EQ(one.out.data[i].bits, both.out[1].data[i].bits);
+    }
+  });
+}
+
+TEST(SparseAttendTest, SameBitsWithAnyThreads) {
   SparseProblem p({.groups = 1, .d = 128, .lanes = 2, .length = 3000}, 3);
   p.EncodeAll();
   p.SetRows({MakeRow(0, 3000, 40, 1024), MakeRow(1, 2999, 40, 1000)});
@@ -103,17 +124,9 @@ TEST(SparseAttendTest, SameBitsWithAnyThreadsAndAnyBatch) {
   RunAll(one, a);
   RunAll(two, b);
   RunAll(four, c);
-  SparseProblem alone = p;
-  alone.rows = p.rows.Slice(1, 1);
-  alone.q = p.q.Slice(1, 1);
-  SparseOutputs d(alone);
-  RunAll(four, d);
   for (int64_t i = 0; i < a.out.size(); ++i) {
     ASSERT_EQ(a.out.data[i].bits, b.out.data[i].bits);
     ASSERT_EQ(a.out.data[i].bits, c.out.data[i].bits);
-  }
-  for (int64_t i = 0; i < d.out.size(); ++i) {
-    ASSERT_EQ(d.out.data[i].bits, a.out[1].data[i].bits);
   }
 }
 

@@ -28,7 +28,7 @@ TEST(InitRequestFromTest, CarriesTheConfiguration) {
   config.set_weights("synthetic");
   config.set_tensor_parallel(2);
   config.set_dense_layers(0);
-  const v1::InitRequest init = InitRequestFrom(config, 8, "meet", {1, 2}, 2000);
+  const v1::InitRequest init = InitRequestFrom(config, "cpu", 8, "meet", {1, 2}, 2000);
   EXPECT_EQ(init.model_dir(), "dir");
   EXPECT_EQ(init.weights(), v1::WEIGHT_SOURCE_SYNTHETIC);
   EXPECT_EQ(init.threads(), 4u);  // its share of the cores
@@ -41,10 +41,28 @@ TEST(InitRequestFromTest, CarriesTheConfiguration) {
   EXPECT_THAT(init.calibration_tokens(), ElementsAre(1, 2));
   EXPECT_EQ(init.sampled_vocab(), 2000u);
   config.set_threads(3);
-  EXPECT_EQ(InitRequestFrom(config, 8, "", {}, 2000).threads(), 3u);
+  EXPECT_EQ(InitRequestFrom(config, "cpu", 8, "", {}, 2000).threads(), 3u);
   config.set_threads(0);
   config.set_tensor_parallel(16);
-  EXPECT_EQ(InitRequestFrom(config, 8, "", {}, 2000).threads(), 1u);
+  EXPECT_EQ(InitRequestFrom(config, "cpu", 8, "", {}, 2000).threads(), 1u);
+}
+
+TEST(InitRequestFromTest, MemoryForKvFollowsTheDevice) {
+  v1::ServerConfig config = DefaultConfig();
+  EXPECT_EQ(InitRequestFrom(config, "cpu", 8, "", {}, 2000).kv_bytes(), kDefaultKvBytes);
+  EXPECT_EQ(InitRequestFrom(config, "cuda", 8, "", {}, 2000).kv_bytes(), 0u);  // what is free
+  config.set_kv_memory_mib(100);
+  EXPECT_EQ(InitRequestFrom(config, "cuda", 8, "", {}, 2000).kv_bytes(), 100u << 20);
+}
+
+TEST(DeviceForTest, AutoTakesAGpuWhereThereIsOne) {
+  v1::ServerConfig config = DefaultConfig();
+  EXPECT_EQ(DeviceFor(config, 0), "cpu");
+  EXPECT_EQ(DeviceFor(config, 2), "cuda");
+  config.set_device("cpu");
+  EXPECT_EQ(DeviceFor(config, 2), "cpu");
+  config.set_device("cuda");
+  EXPECT_EQ(DeviceFor(config, 0), "cuda");
 }
 
 TEST(SchedulerConfigFromTest, TakesSizesFromTheWorkersAndLimitsFromTheConfiguration) {
@@ -80,7 +98,9 @@ TEST(StartupTableTest, ShowsEveryPartAndTheTotal) {
   v1::InitReply::Phase& phase = *reply.add_startup();
   phase.set_name("load");
   phase.set_seconds(1.25);
+  reply.set_device("a GPU");
   const std::string table = StartupTable(reply);
+  EXPECT_THAT(table, HasSubstr("device: a GPU"));
   EXPECT_THAT(table, HasSubstr("weights"));
   EXPECT_THAT(table, HasSubstr("3.0 MiB"));
   EXPECT_THAT(table, HasSubstr("6.0 MiB"));

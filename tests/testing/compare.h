@@ -29,6 +29,7 @@ inline constexpr Tolerance kAppendKv{8e-6, 2.01};   // two roundings
 inline constexpr Tolerance kAttend{2e-5, 4.0};      // weights rounded to bf16 before the values
 inline constexpr Tolerance kAttendFp32{8e-6, 2.0};  // order of summation, exp, one rounding
 inline constexpr Tolerance kLogProb{1e-9, 0.01};
+inline constexpr Tolerance kLibm{1e-13, 1e-4};  // sine and cosine, rounded to fp32
 
 template <int N>
 std::string Coordinates(const std::array<int64_t, N>& shape, int64_t offset) {

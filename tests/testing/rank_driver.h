@@ -52,7 +52,10 @@ void SetPlainTables(RankModel<B>& model) {
   const std::vector<float> zero(static_cast<size_t>(s.kv_heads) * r);
   const View<const float, 3> table(unit.data(), {s.kv_heads, s.head_dim, r});
   for (int layer = s.first_layer; layer < s.layers; ++layer) {
-    model.index().SetTable(layer, table, {zero.data(), {s.kv_heads, r}}, table);
+    model.index().SetTable(
+        model.ops(),
+        layer,
+        {.encode = table, .offset = {zero.data(), {s.kv_heads, r}}, .turn = table});
   }
 }
 

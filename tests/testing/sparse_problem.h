@@ -11,6 +11,7 @@
 #include "kernels/ops.h"
 #include "kernels/ref/exact.h"
 #include "kernels/ref/selection.h"
+#include "tests/testing/tensor.h"
 
 namespace asynctls::testing {
 
@@ -79,8 +80,8 @@ class SparseProblem {
     }
   }
 
-  void SetRows(std::vector<DecodeRow> new_rows, float q_scale = 1.0f) {
-    row_data = std::move(new_rows);
+  void SetRows(const std::vector<DecodeRow>& new_rows, float q_scale = 1.0f) {
+    row_data.assign(new_rows.begin(), new_rows.end());
     const auto s = static_cast<int64_t>(row_data.size());
     q_data.resize(s * shape.groups * shape.heads * shape.d);
     for (bf16& x : q_data) x = ToBf16(Normal() * q_scale);
@@ -89,7 +90,7 @@ class SparseProblem {
   }
 
   float Normal() { return normal_(random); }
-  void FillNormal(std::vector<float>& v, float scale) {
+  void FillNormal(HostVector<float>& v, float scale) {
     for (float& x : v) x = Normal() * scale;
   }
 
@@ -102,11 +103,11 @@ class SparseProblem {
   KeyCodes codes;
   View<const DecodeRow, 1> rows;
   View<bf16, 3> q;
-  std::vector<bf16> kv_data, q_data;
-  std::vector<uint32_t> first_data, second_data;
-  std::vector<int32_t> slot_data;
-  std::vector<float> encode_data, turn_data, offset_data;
-  std::vector<DecodeRow> row_data;
+  HostVector<bf16> kv_data, q_data;
+  HostVector<uint32_t> first_data, second_data;
+  HostVector<int32_t> slot_data;
+  HostVector<float> encode_data, turn_data, offset_data;
+  HostVector<DecodeRow> row_data;
 
  private:
   std::normal_distribution<float> normal_;
@@ -169,10 +170,10 @@ class SparseOutputs {
 
  private:
   const SparseProblem& problem_;
-  std::vector<int32_t> blocks_, tokens_, block_count_, token_count_, touched_, nan_heads_, lag_;
-  std::vector<int8_t> code8_;
-  std::vector<float> scale_;
-  std::vector<bf16> out_;
+  HostVector<int32_t> blocks_, tokens_, block_count_, token_count_, touched_, nan_heads_, lag_;
+  HostVector<int8_t> code8_;
+  HostVector<float> scale_;
+  HostVector<bf16> out_;
 };
 
 }  // namespace asynctls::testing

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tensor: host memory with a shape, for tests and benchmarks of ops; and random contents for it.
+// Pinned where there is a GPU, which then reads it as it is.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +8,9 @@
 #include <cstdlib>
 #include <initializer_list>
 #include <random>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "kernels/device/buffer.h"
 #include "kernels/device/dtype.h"
@@ -14,15 +18,20 @@
 
 namespace asynctls::testing {
 
+inline Buffer HostBuffer(int64_t bytes) {
+  auto buffer = Buffer::Allocate(MemoryKind::kPinned, bytes);
+  if (!buffer.ok()) buffer = Buffer::Allocate(MemoryKind::kHost, bytes);
+  if (!buffer.ok()) std::abort();
+  return *std::move(buffer);
+}
+
 template <typename T, int N>
 class Tensor {
  public:
   explicit Tensor(std::array<int64_t, N> shape) {
     int64_t count = 1;
     for (int64_t s : shape) count *= s;
-    auto buffer = Buffer::Allocate(MemoryKind::kHost, count * static_cast<int64_t>(sizeof(T)));
-    if (!buffer.ok()) std::abort();
-    buffer_ = *std::move(buffer);
+    buffer_ = HostBuffer(count * static_cast<int64_t>(sizeof(T)));
     view_ = buffer_.ViewAt<T, N>(0, shape);
   }
 
@@ -43,6 +52,31 @@ class Tensor {
   Buffer buffer_;
   View<T, N> view_;
 };
+
+// A vector whose elements are such memory.
+template <typename T>
+struct HostAllocator {
+  using value_type = T;
+  HostAllocator() = default;
+  template <typename U>
+  HostAllocator(const HostAllocator<U>&) {}  // NOLINT
+  T* allocate(size_t n) {
+    Buffer buffer = HostBuffer(static_cast<int64_t>(n * sizeof(T)));
+    T* data = static_cast<T*>(buffer.data());
+    Owned()[data] = std::move(buffer);
+    return data;
+  }
+  void deallocate(T* data, size_t) { Owned().erase(data); }
+  bool operator==(const HostAllocator&) const = default;
+
+ private:
+  static std::unordered_map<void*, Buffer>& Owned() {
+    static auto& owned = *new std::unordered_map<void*, Buffer>;
+    return owned;
+  }
+};
+template <typename T>
+using HostVector = std::vector<T, HostAllocator<T>>;
 
 // One dimension, given values.
 template <typename T>

@@ -13,7 +13,7 @@ TEST(ActivationsTest, SizesFollowTheRank) {
   absl::StatusOr<RankShape> shape = RankShape::Of(config, {0, 2});
   ASSERT_TRUE(shape.ok());
   absl::StatusOr<Activations> a =
-      Activations::Create(*shape, {.rows = 10, .logit_rows = 3, .ranks = 2});
+      Activations::Create(*shape, {.rows = 10, .logit_rows = 3, .ranks = 2}, MemoryKind::kHost);
   ASSERT_TRUE(a.ok());
   EXPECT_EQ(a->residual.shape, (std::array<int64_t, 2>{10, 32}));
   EXPECT_EQ(a->qkv.shape, (std::array<int64_t, 2>{10, (2 + 2) * 32}));

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 
+#include "kernels/ref/ref_ops.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
 
@@ -42,6 +43,12 @@ bf16 Value(const TinyModel& model, const std::string& name, int64_t index) {
   bf16 v;
   std::memcpy(&v, model.tensors.at(name).bytes.data() + index * 2, 2);
   return v;
+}
+
+absl::StatusOr<Weights> Synthetic(const ModelConfig& config, const Shard& shard, uint64_t seed) {
+  return Weights::Synthetic(config, shard, seed, MemoryKind::kHost, [](const FillRandomArgs& a) {
+    RefOps().FillRandom(a);
+  });
 }
 
 TEST(WeightsTest, FusesProjections) {
@@ -127,9 +134,9 @@ TEST(WeightsTest, IgnoresRotaryBuffers) {
 
 TEST(WeightsTest, SyntheticWeightsDependOnSeedAndPlaceOnly) {
   const ModelConfig config = ConfigOf(TinyModel());
-  absl::StatusOr<Weights> whole = Weights::Synthetic(config, {}, 1);
-  absl::StatusOr<Weights> part = Weights::Synthetic(config, {1, 2}, 1);
-  absl::StatusOr<Weights> other = Weights::Synthetic(config, {}, 2);
+  absl::StatusOr<Weights> whole = Synthetic(config, {}, 1);
+  absl::StatusOr<Weights> part = Synthetic(config, {1, 2}, 1);
+  absl::StatusOr<Weights> other = Synthetic(config, {}, 2);
   ASSERT_TRUE(whole.ok() && part.ok() && other.ok());
   const View<bf16, 2>& out = whole->layers()[1].out.data;
   int different = 0;

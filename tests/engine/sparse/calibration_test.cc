@@ -60,7 +60,7 @@ void Fill(Calibrator& calibrator, const Data& data) {
 }
 
 KeyCodeTables MakeTables() {
-  Calibrator calibrator(kShape);
+  Calibrator calibrator = *Calibrator::Create(kShape, MemoryKind::kHost);
   Fill(calibrator, Data());
   return calibrator.Finish("model-x", "a test").value();
 }
@@ -105,7 +105,7 @@ TEST(CalibrationTest, CodesKeepTheProducts) {
   // Keys without a mean, so that one correlation over all queries makes sense.
   Data data;
   data.keys = LowRank(20, 0.05f, 0.0f, 2);
-  Calibrator calibrator(kShape);
+  Calibrator calibrator = *Calibrator::Create(kShape, MemoryKind::kHost);
   Fill(calibrator, data);
   const KeyCodeTables tables = calibrator.Finish("m", "s").value();
   const double few = Correlation(tables.table(0), data, 4);
@@ -140,7 +140,7 @@ TEST(CalibrationTest, ChannelsAreTheHeaviest) {
       if (d % 2 == 1) data.keys[t * kD + d] = ToBf16(1e-3f * ToFloat(data.keys[t * kD + d]));
     }
   }
-  Calibrator calibrator(kShape);
+  Calibrator calibrator = *Calibrator::Create(kShape, MemoryKind::kHost);
   Fill(calibrator, data);
   const KeyCodeTables tables = calibrator.Finish("m", "s").value();
   for (int i = 0; i < 32; ++i) EXPECT_EQ(tables.channels(1)(1, i), 2 * i);
@@ -152,12 +152,12 @@ TEST(CalibrationTest, Deterministic) {
 }
 
 TEST(CalibrationTest, NoTokensOrNotFiniteIsAnError) {
-  Calibrator empty(kShape);
+  Calibrator empty = *Calibrator::Create(kShape, MemoryKind::kHost);
   EXPECT_THAT(std::string(empty.Finish("m", "s").status().message()),
               HasSubstr("layer 0, KV head 0 saw no tokens"));
   Data data;
   data.keys[kD * 590] = ToBf16(std::numeric_limits<float>::infinity());
-  Calibrator bad(kShape);
+  Calibrator bad = *Calibrator::Create(kShape, MemoryKind::kHost);
   Fill(bad, data);
   EXPECT_EQ(bad.Finish("m", "s").status().code(), absl::StatusCode::kFailedPrecondition);
 }
@@ -166,7 +166,7 @@ TEST(CalibrationTest, ConstantKeysAndZeroQueriesGiveFiniteTables) {
   Data data;
   for (bf16& x : data.keys) x = ToBf16(0.5f);
   for (bf16& x : data.queries) x = ToBf16(0.0f);
-  Calibrator calibrator(kShape);
+  Calibrator calibrator = *Calibrator::Create(kShape, MemoryKind::kHost);
   Fill(calibrator, data);
   KeyCodeTables tables = calibrator.Finish("m", "s").value();
   for (int64_t i = 0; i < tables.encode(0).size(); ++i) {

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/ref/ref_ops.h"
+
 namespace asynctls {
 namespace {
 
@@ -38,8 +40,12 @@ TEST(KeyIndexTest, CopiesTables) {
   std::vector<float> encode(2 * 16 * r), offset(2 * r), turn(2 * 16 * r, 3.0f);
   std::iota(encode.begin(), encode.end(), 0.0f);
   offset[r] = 5;
-  index->SetTable(
-      2, {encode.data(), {2, 16, r}}, {offset.data(), {2, r}}, {turn.data(), {2, 16, r}});
+  RefOps ops;
+  index->SetTable(ops,
+                  2,
+                  {.encode = {encode.data(), {2, 16, r}},
+                   .offset = {offset.data(), {2, r}},
+                   .turn = {turn.data(), {2, 16, r}}});
   const KeyCodeTable table = index->table(2);
   EXPECT_EQ(table.encode(1, 15, r - 1), encode.back());
   EXPECT_EQ(table.offset(1, 0), 5);
@@ -55,7 +61,8 @@ TEST(KeyIndexTest, KeepsThePapersIndexIfAsked) {
   ASSERT_TRUE(index.ok());
   std::vector<int32_t> channels(2 * 8);
   std::iota(channels.begin(), channels.end(), 0);
-  index->SetChannels(3, {channels.data(), {2, 8}});
+  RefOps ops;
+  index->SetChannels(ops, 3, {channels.data(), {2, 8}});
   const BoundIndex bound = index->bound(3);
   EXPECT_EQ(bound.channels(1, 7), 15);
   EXPECT_EQ(bound.range.shape, (std::array<int64_t, 4>{3, 2, 2, 16}));

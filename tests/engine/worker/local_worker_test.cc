@@ -18,7 +18,8 @@ namespace {
 using ::testing::HasSubstr;
 
 std::unique_ptr<Worker> MakeRefWorker() {
-  return std::make_unique<LocalWorker<RefOps>>([](int) { return std::make_unique<RefOps>(); });
+  return std::make_unique<LocalWorker<RefOps>>(
+      [](const v1::InitRequest&) { return std::make_unique<RefOps>(); });
 }
 
 absl::StatusOr<v1::StepResult> RunStep(Worker& worker, const v1::StepPlan& plan) {

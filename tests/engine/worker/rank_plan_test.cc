@@ -24,6 +24,13 @@ v1::InitRequest Request() {
   r.set_kv_bytes(1 << 20);
   return r;
 }
+// On a backend of host memory.
+absl::StatusOr<RankPlan> PlanRank(const v1::InitRequest& request, const ModelConfig& config) {
+  return asynctls::PlanRank(
+      request, config, {.available = 1 << 30, .workspace = [](const RankPlan&) {
+                          return 1 << 20;
+                        }});
+}
 ModelConfig Config() { return *ParseModelConfig(TinyModel().config, "config.json", Json(), ""); }
 void ExpectRefused(const std::function<void(v1::InitRequest&)>& change, const std::string& part) {
   v1::InitRequest request = Request();
@@ -110,6 +117,41 @@ TEST(RankPlanTest, RefusesWhatMemoryDoesNotHold) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("KV 1 MiB"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("MiB available"));
   EXPECT_GT(AvailableMemory(), 1 << 20);
+}
+
+TEST(RankPlanTest, WithoutKvBytesItTakesWhatMemoryLeaves) {
+  v1::InitRequest request = Request();
+  request.set_kv_bytes(0);
+  BackendTraits backend{.available = int64_t{3} << 30,
+                        .workspace = [](const RankPlan& p) { return p.max_blocks << 20; }};
+  const RankPlan plan = *asynctls::PlanRank(request, Config(), backend);
+  EXPECT_EQ(plan.memory.back().what, "workspace");
+  EXPECT_EQ(plan.memory.back().bytes, 16 << 20);
+  EXPECT_EQ(plan.lanes.max_context, 1024);
+  const int64_t left = backend.available - plan.TotalBytes();
+  EXPECT_GE(left, int64_t{1} << 30);
+  EXPECT_LE(left, (int64_t{1} << 30) + (1 << 20));
+  backend.available = 1 << 30;
+  EXPECT_EQ(asynctls::PlanRank(request, Config(), backend).status().code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
+TEST(RankPlanTest, SplitPassesHaveRoomForPadding) {
+  v1::InitRequest request = Request();
+  request.set_max_lanes(32);
+  request.set_bound_selector(true);
+  BackendTraits backend{.available = 1 << 30,
+                        .workspace = [](const RankPlan&) { return 0; },
+                        .split_passes = true,
+                        .bound_selector = false};
+  EXPECT_THAT(std::string(asynctls::PlanRank(request, Config(), backend).status().message()),
+              HasSubstr("init: bound_selector is true, must be false"));
+  request.set_bound_selector(false);
+  const RankPlan plan = *asynctls::PlanRank(request, Config(), backend);
+  EXPECT_EQ(plan.decode_rows, 40);
+  EXPECT_EQ(plan.selection.rows, 40);
+  EXPECT_EQ(plan.inputs.decode_rows, 40);
+  EXPECT_EQ(PlanRank(request, Config())->decode_rows, 32);
 }
 
 TEST(RankPlanTest, TheFingerprintFollowsWhatKvDependsOn) {

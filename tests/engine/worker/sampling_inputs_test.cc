@@ -59,10 +59,12 @@ class SamplingInputsTest : public ::testing::Test {
                     .max_budget = 50,
                     .bound_selector = false}};
   absl::StatusOr<SlotTable> slots_ = SlotTable::Create(3, 2, 8, MemoryKind::kHost);
-  absl::StatusOr<StepInputs> inputs_ =
-      StepInputs::Create({.lanes = 3, .step_tokens = 20, .max_blocks = 2, .dense_below = 0});
+  absl::StatusOr<StepInputs> inputs_ = StepInputs::Create(
+      {.lanes = 3, .step_tokens = 20, .decode_rows = 3, .max_blocks = 2, .dense_below = 0},
+      MemoryKind::kHost);
   absl::StatusOr<SamplingInputs> sampling_ = SamplingInputs::Create(
-      {.lanes = 3, .step_tokens = 20, .tile = 4, .vocab = kVocab, .samples = true});
+      {.lanes = 3, .step_tokens = 20, .tile = 4, .vocab = kVocab, .samples = true},
+      MemoryKind::kHost);
 };
 
 TEST_F(SamplingInputsTest, PacksWhatIsSampled) {
@@ -76,13 +78,13 @@ TEST_F(SamplingInputsTest, PacksWhatIsSampled) {
        Work(2, "new_blocks: 2 count: 1 tokens: 9 sample: true"));
   const auto rows = sampling_->sampled_rows();
   EXPECT_THAT(std::vector<int32_t>(rows.begin(), rows.end()), ElementsAre(4, 5));
-  const SampleRow& penalised = sampling_->sample_rows()[0];
+  const SampleRow& penalised = sampling_->host_rows()[0];
   EXPECT_TRUE(penalised.penalised());
   EXPECT_EQ(penalised.repetition, 1.5f);
   EXPECT_EQ(penalised.frequency, 0.25f);
   EXPECT_EQ(penalised.presence, -1.0f);
   EXPECT_EQ(penalised.position, 2u);
-  EXPECT_FALSE(sampling_->sample_rows()[1].penalised());
+  EXPECT_FALSE(sampling_->host_rows()[1].penalised());
   ASSERT_EQ(histories_.size(), 1u);
   EXPECT_EQ(histories_[0].lane, 1);
   EXPECT_EQ(histories_[0].prompt_ids.dim(0), 2);
@@ -93,7 +95,7 @@ TEST_F(SamplingInputsTest, PacksWhatIsSampled) {
   EXPECT_EQ(top.rows[0].top, 4);
   EXPECT_EQ(top.vocab, kVocab);
   Pack(Work(0, "start: 3 count: 1 tokens: 4 sample: true"));
-  const SampleRow& plain = sampling_->sample_rows()[0];
+  const SampleRow& plain = sampling_->host_rows()[0];
   EXPECT_FALSE(plain.penalised());
   EXPECT_EQ(plain.temperature, 0.5f);
   EXPECT_EQ(plain.top_k, 3);
@@ -170,7 +172,7 @@ TEST_F(SamplingInputsTest, PromptRowsPredictTheTokenAfterThem) {
 
 TEST(SamplingInputsOfAnotherRankTest, LearnsTokensOnly) {
   const SamplingShape shape = {.lanes = 1, .step_tokens = 4, .tile = 4, .vocab = kVocab};
-  absl::StatusOr<SamplingInputs> sampling = SamplingInputs::Create(shape);
+  absl::StatusOr<SamplingInputs> sampling = SamplingInputs::Create(shape, MemoryKind::kHost);
   ASSERT_TRUE(sampling.ok());
   v1::LaneStart start;
   start.mutable_sampling()->set_repetition_penalty(2);

@@ -32,7 +32,7 @@ class StepInputsTest : public ::testing::Test {
     EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &plan_)) << text;
     const absl::Status status = lanes_.Apply(plan_, *slots_);
     EXPECT_TRUE(status.ok()) << status;
-    return inputs_->Pack(plan_, lanes_);
+    return inputs_->Pack(plan_, lanes_)[kPromptPass];
   }
 
   v1::StepPlan plan_;
@@ -43,8 +43,9 @@ class StepInputsTest : public ::testing::Test {
                     .max_budget = 50,
                     .bound_selector = true}};
   absl::StatusOr<SlotTable> slots_ = SlotTable::Create(4, 2, 8, MemoryKind::kHost);
-  absl::StatusOr<StepInputs> inputs_ =
-      StepInputs::Create({.lanes = 4, .step_tokens = 20, .max_blocks = 2, .dense_below = 5});
+  absl::StatusOr<StepInputs> inputs_ = StepInputs::Create(
+      {.lanes = 4, .step_tokens = 20, .decode_rows = 4, .max_blocks = 2, .dense_below = 5},
+      MemoryKind::kHost);
   Step first_;
 };
 

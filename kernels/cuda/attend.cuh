@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0
+// Softmax attention of one decode row over a list of its positions: all of them (decode_attend.cu)
+// or the selected ones (sparse_attend.cu). The query heads of a KV head sit in the columns of the
+// matrix product, so that K and V are read once for up to eight of them.
+//
+// A (row, KV head) is cut into splits, one block each; how many, and where, depends on the number
+// of positions alone, which keeps rows independent of each other. A warp takes every kWarps-th
+// tile of 16 positions through a ring of its own (no barrier inside the loop), keeps a running
+// maximum, and the warps' parts are joined at the end. Then the splits are joined, in their order:
+// by the last of them to arrive, through memory, or, where there are few enough for a cluster of
+// thread blocks, by all of them through each other's shared memory.
+#pragma once
+
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/state.h"
+
+namespace asynctls {
+
+struct AttendParams {
+  const bf16* q;          // [S, Q, D]
+  const bf16* kv;         // [N, G, P, 2D]
+  const int32_t* slots;   // [L, M]
+  const DecodeRow* rows;  // [S]
+  const int32_t* tokens;  // [S, G, K], or null: all positions
+  const int32_t* token_count;
+  bf16* out;            // [S, Q D]
+  float* part_out;      // [S, G, heads tile, splits, 8, D]
+  float* part_largest;  // [S, G, heads tile, splits, 8]
+  float* part_weight;
+  uint32_t* arrived;    // [S, G, heads tile]
+  int64_t table_width;  // M
+  int64_t max_tokens;   // K
+  int groups, heads;    // G, R
+  int split_tokens;     // fewest positions of a split, a multiple of a block's tiles
+  float scale;          // of q . k, times log2(e)
+};
+
+inline constexpr int kTile = 16;    // positions
+inline constexpr int kColumns = 8;  // query heads
+inline constexpr int kAttendWarps = 4;
+inline constexpr int kAttendRanks = 8;  // splits of a cluster
+
+template <int D>
+struct WarpAttend {
+  static constexpr int kChunks = 2 * D * 2 / 16;  // 16-byte pieces of a row [K | V]
+  static constexpr int kTileBytes = kTile * 2 * D * 2;
+
+  uint32_t q[D / 16][2];
+  float out[D / 16][4];
+  float largest[2];
+  float weight[2];
+
+  // The address of 16-byte piece `chunk` of row `row` of a tile. The pieces of a row are turned by
+  // its number so that eight rows of one column lie in different banks.
+  __device__ static uint32_t Piece(uint32_t tile, int row, int chunk) {
+    return tile + static_cast<uint32_t>((row * kChunks + (chunk ^ (row & 7))) * 16);
+  }
+
+  // `query`: the first head of the tile; `heads` of the eight columns exist.
+  __device__ void Start(const bf16* query, int heads) {
+    const int lane = threadIdx.x % 32, column = lane / 4, k = lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      const auto* words = reinterpret_cast<const uint32_t*>(query + column * D + i * 16 + k);
+      q[i][0] = column < heads ? words[0] : 0;
+      q[i][1] = column < heads ? words[4] : 0;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) out[i][j] = 0;
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      largest[j] = kNegativeInfinity;
+      weight[j] = 0;
+    }
+  }
+
+  // Adds the first `count` rows of a tile.
+  __device__ void Add(uint32_t tile, int count, float scale) {
+    const int lane = threadIdx.x % 32;
+    float s[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      uint32_t k[4];
+      LoadMatrix4(k, Piece(tile, lane % 16, 2 * i + lane / 16));
+      MultiplyAdd(s, k, q[i][0], q[i][1]);
+    }
+    const int row = lane / 4;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      s[j] = row + (j / 2) * 8 < count ? s[j] * scale : kNegativeInfinity;
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      float top = fmaxf(s[j], s[j + 2]);
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 4));
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 8));
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 16));
+      top = fmaxf(top, largest[j]);
+      const float shift = top == kNegativeInfinity ? 0 : top;
+      const float shrink = Exp2(largest[j] - shift);
+      largest[j] = top;
+      s[j] = Exp2(s[j] - shift);
+      s[j + 2] = Exp2(s[j + 2] - shift);
+      weight[j] = fmaf(weight[j], shrink, s[j] + s[j + 2]);
+#pragma unroll
+      for (int i = 0; i < D / 16; ++i) {
+        out[i][j] *= shrink;
+        out[i][j + 2] *= shrink;
+      }
+    }
+    const uint32_t p0 = TransposeMatrix(NarrowPair(s[0], s[1]));
+    const uint32_t p1 = TransposeMatrix(NarrowPair(s[2], s[3]));
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      uint32_t v[4];
+      LoadMatrix4Transposed(v, Piece(tile, lane % 8 + lane / 16 * 8, D / 8 + 2 * i + lane / 8 % 2));
+      MultiplyAdd(out[i], v, p0, p1);
+    }
+  }
+
+  // The weights of a column, over the warp.
+  __device__ void SumWeights() {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      weight[j] += __shfl_xor_sync(kAllLanes, weight[j], 4);
+      weight[j] += __shfl_xor_sync(kAllLanes, weight[j], 8);
+      weight[j] += __shfl_xor_sync(kAllLanes, weight[j], 16);
+    }
+  }
+};
+
+// What the warps of a block leave to each other.
+template <int D>
+struct Joined {
+  float out[kAttendWarps][kColumns][D + 4];
+  float largest[kAttendWarps][kColumns];
+  float weight[kAttendWarps][kColumns];
+  float block_largest[kColumns], block_weight[kColumns];  // of all of them
+};
+
+// The largest of the parts' maxima, 0 where there is none.
+template <int kParts, typename Largest>
+__device__ inline float LargestOf(Largest largest) {
+  float top = kNegativeInfinity;
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) top = fmaxf(top, largest(i));
+  return top == kNegativeInfinity ? 0 : top;
+}
+
+template <int D, int kStages, bool kSelected, int kRanks>
+__global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendParams p) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  __shared__ uint32_t place;
+  const int head_tiles = (p.heads + kColumns - 1) / kColumns;
+  const int split = static_cast<int>(blockIdx.x), max_splits = static_cast<int>(gridDim.x);
+  const int g = static_cast<int>(blockIdx.y) / head_tiles,
+            head_tile = static_cast<int>(blockIdx.y) % head_tiles;
+  const int64_t s = blockIdx.z;
+  const int heads = min(kColumns, p.heads - head_tile * kColumns);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t pair = s * p.groups + g;
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
+  GridWait();
+  GridTrigger();
+  const int count = kSelected ? p.token_count[pair] : row.length;
+  // Whole block-tiles (kAttendWarps tiles) per split.
+  constexpr int kBlockTile = kTile * kAttendWarps;
+  const int wanted = max(p.split_tokens, (count + max_splits - 1) / max_splits);
+  const int split_tokens = (wanted + kBlockTile - 1) / kBlockTile * kBlockTile;
+  const int splits = max(1, (count + split_tokens - 1) / split_tokens);
+  if (kRanks == 1 && split >= splits) return;
+  const int begin = split * split_tokens, end = max(begin, min(count, begin + split_tokens));
+  const int64_t query_head = int64_t{g} * p.heads + head_tile * kColumns;
+  const bf16* query = p.q + (s * p.groups * p.heads + query_head) * D;
+  bf16* out = p.out + (s * p.groups * p.heads + query_head) * D;
+
+  using Warp = WarpAttend<D>;
+  Warp state;
+  const uint32_t ring =
+      SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * Warp::kTileBytes);
+  const int32_t* tokens = kSelected ? p.tokens + pair * p.max_tokens : nullptr;
+  const int32_t* slots = p.slots + row.lane * p.table_width;
+  const int tiles = (end - begin + kBlockTile - 1) / kBlockTile;
+
+  // The warp's tile number i of the split: where its rows lie (lane r % 16 knows row r), and the
+  // start of their copy. Null: no such row.
+  auto index_of = [&](int i) { return begin + (i * kAttendWarps + warp) * kTile + lane % kTile; };
+  auto position_of = [&](int i) {
+    const int index = index_of(i);
+    return i >= tiles || index >= end ? -1 : kSelected ? tokens[index] : index;
+  };
+  auto row_of = [&](int position) -> const bf16* {
+    if (position < 0) return nullptr;
+    const int64_t slot = slots[position / kBlockPositions];
+    return p.kv + ((slot * p.groups + g) * kBlockPositions + position % kBlockPositions) * 2 * D;
+  };
+  auto fetch = [&](int i, const bf16* from) {
+    const uint32_t tile = ring + static_cast<uint32_t>(i % kStages * Warp::kTileBytes);
+    constexpr int kRowsAtOnce = 32 / Warp::kChunks;  // D = 64: two
+    if (i < tiles) {
+#pragma unroll
+      for (int r = 0; r < kTile; r += kRowsAtOnce) {
+        const int line = r + lane / Warp::kChunks, chunk = lane % Warp::kChunks;
+        const auto* source = reinterpret_cast<const bf16*>(
+            __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(from), line));
+        const bool valid = source != nullptr;
+        CopyAsync16(Warp::Piece(tile, line, chunk), valid ? source + chunk * 8 : p.kv, valid);
+      }
+    }
+    CopyCommit();
+  };
+
+  int position[kStages];
+  const bf16* rows[kStages];
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) position[i] = position_of(i);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) rows[i] = row_of(position[i]);
+  state.Start(query, heads);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) fetch(i, rows[i]);
+  int next_position = position_of(kStages);
+  for (int i = 0; i < tiles; ++i) {
+    const bf16* next_rows = row_of(next_position);  // two steps ahead of their use
+    next_position = position_of(i + 1 + kStages);
+    CopyWait<kStages - 1>();
+    __syncwarp();
+    const int first = begin + (i * kAttendWarps + warp) * kTile;
+    if (first < end) {
+      state.Add(ring + static_cast<uint32_t>(i % kStages * Warp::kTileBytes), end - first, p.scale);
+    }
+    __syncwarp();
+    fetch(i + kStages, next_rows);
+  }
+  CopyWait<0>();
+  state.SumWeights();
+  __syncthreads();
+
+  // The warps' parts, through shared memory.
+  auto& joined = *reinterpret_cast<Joined<D>*>(shared);
+  {
+    const int column = lane % 4 * 2, d = lane / 4;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      joined.out[warp][column][i * 16 + d] = state.out[i][0];
+      joined.out[warp][column + 1][i * 16 + d] = state.out[i][1];
+      joined.out[warp][column][i * 16 + d + 8] = state.out[i][2];
+      joined.out[warp][column + 1][i * 16 + d + 8] = state.out[i][3];
+    }
+    if (lane < 4) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        joined.largest[warp][column + j] = state.largest[j];
+        joined.weight[warp][column + j] = state.weight[j];
+      }
+    }
+  }
+  __syncthreads();
+  const int64_t tile_of = pair * head_tiles + head_tile;
+  const int64_t part = (tile_of * max_splits + split) * kColumns;
+  float* own = joined.out[0][0];  // kRanks > 1: the block's part, packed, over the first warp's
+  float sums[kColumns * D / (32 * kAttendWarps)];
+#pragma unroll
+  for (int k = 0; k < kColumns * D / (32 * kAttendWarps); ++k) {
+    const int i = k * 32 * kAttendWarps + static_cast<int>(threadIdx.x), h = i / D, d = i % D;
+    if (h >= heads) break;
+    const float top = LargestOf<kAttendWarps>([&](int w) { return joined.largest[w][h]; });
+    float sum = 0, weight = 0;
+#pragma unroll
+    for (int w = 0; w < kAttendWarps; ++w) {
+      const float factor = Exp2(joined.largest[w][h] - top);
+      sum = fmaf(joined.out[w][h][d], factor, sum);
+      weight = fmaf(joined.weight[w][h], factor, weight);
+    }
+    sums[k] = sum;
+    if constexpr (kRanks > 1) {
+      if (d == 0) {
+        joined.block_largest[h] = top;
+        joined.block_weight[h] = weight;
+      }
+    } else if (splits == 1) {
+      out[i] = Narrow(count == 0 ? 0.0f : sum / weight);
+    } else {
+      p.part_out[part * D + i] = sum;
+      if (d == 0) {
+        p.part_largest[part + h] = top;
+        p.part_weight[part + h] = weight;
+      }
+    }
+  }
+  if constexpr (kRanks > 1) {
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kColumns * D / (32 * kAttendWarps); ++k) {
+      const int i = k * 32 * kAttendWarps + static_cast<int>(threadIdx.x);
+      if (i < heads * D) own[i] = sums[k];
+    }
+    ClusterSync<kRanks>();
+    // Each block finishes its share of the values.
+    const int share = (heads * D + kRanks - 1) / kRanks;
+    for (int i = split * share + static_cast<int>(threadIdx.x);
+         i < min(heads * D, (split + 1) * share);
+         i += 32 * kAttendWarps) {
+      const int h = i / D;
+      float largest[kRanks], weights[kRanks], values[kRanks];
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) {
+        largest[r] = __uint_as_float(
+            ClusterLoad<kRanks>(ClusterAddress<kRanks>(&joined.block_largest[h], r)));
+        weights[r] = __uint_as_float(
+            ClusterLoad<kRanks>(ClusterAddress<kRanks>(&joined.block_weight[h], r)));
+        values[r] = __uint_as_float(ClusterLoad<kRanks>(ClusterAddress<kRanks>(&own[i], r)));
+      }
+      // A block without positions has weight 0 and, by LargestOf, a maximum that is not its own.
+      float top = kNegativeInfinity, sum = 0, weight = 0;
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) top = weights[r] > 0 ? fmaxf(top, largest[r]) : top;
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) {
+        const float factor = weights[r] > 0 ? Exp2(largest[r] - top) : 0;
+        sum = fmaf(values[r], factor, sum);
+        weight = fmaf(weights[r], factor, weight);
+      }
+      out[i] = Narrow(count == 0 ? 0.0f : sum / weight);
+    }
+    ClusterSync<kRanks>();  // nobody's memory goes while it is read
+    return;
+  }
+  if (splits == 1) return;
+
+  // The last split to arrive joins them all.
+  __syncthreads();
+  if (threadIdx.x == 0) place = ArriveAndCount(&p.arrived[tile_of]);
+  __syncthreads();
+  if (place != static_cast<uint32_t>(splits - 1)) return;
+  const int64_t parts = tile_of * max_splits * kColumns;
+  auto* factor = reinterpret_cast<float*>(shared);  // [splits][kColumns]
+  for (int i = static_cast<int>(threadIdx.x); i < splits * kColumns; i += 32 * kAttendWarps) {
+    const bool there = i % kColumns < heads;
+    factor[i] = there ? __ldcg(&p.part_largest[parts + i]) : 0;
+    factor[(splits * kColumns) + i] = there ? __ldcg(&p.part_weight[parts + i]) : 0;
+  }
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) < heads) {
+    const int h = static_cast<int>(threadIdx.x);
+    float top = kNegativeInfinity, weight = 0;
+    for (int i = 0; i < splits; ++i) top = fmaxf(top, factor[i * kColumns + h]);
+    top = top == kNegativeInfinity ? 0 : top;
+    for (int i = 0; i < splits; ++i) {
+      const float f = Exp2(factor[i * kColumns + h] - top);
+      factor[i * kColumns + h] = f;
+      weight = fmaf(factor[(splits + i) * kColumns + h], f, weight);
+    }
+    factor[2 * splits * kColumns + h] = 1.0f / weight;
+  }
+  __syncthreads();
+  for (int i = 4 * static_cast<int>(threadIdx.x); i < heads * D; i += 4 * 32 * kAttendWarps) {
+    const int h = i / D;
+    float sum[4] = {0, 0, 0, 0};
+#pragma unroll 12
+    for (int k = 0; k < splits; ++k) {
+      const float4 x = __ldcg(
+          reinterpret_cast<const float4*>(&p.part_out[(parts + int64_t{k} * kColumns) * D + i]));
+      const float f = factor[k * kColumns + h];
+      sum[0] = fmaf(x.x, f, sum[0]);
+      sum[1] = fmaf(x.y, f, sum[1]);
+      sum[2] = fmaf(x.z, f, sum[2]);
+      sum[3] = fmaf(x.w, f, sum[3]);
+    }
+    const float inverse = factor[2 * splits * kColumns + h];
+    reinterpret_cast<uint32_t*>(out + i)[0] = NarrowPair(sum[0] * inverse, sum[1] * inverse);
+    reinterpret_cast<uint32_t*>(out + i)[1] = NarrowPair(sum[2] * inverse, sum[3] * inverse);
+  }
+  if (threadIdx.x == 0) p.arrived[tile_of] = 0;
+}
+
+// Any head dim, one warp a head: what the fast kernel does not cover.
+template <bool kSelected>
+__global__ void __launch_bounds__(32) AttendAnyKernel(const AttendParams p, int dim) {
+  extern __shared__ __align__(16) float sum[];  // [D]
+  const int64_t s = blockIdx.y;
+  const int h = static_cast<int>(blockIdx.x), g = h / p.heads, lane = static_cast<int>(threadIdx.x);
+  GridWait();
+  GridTrigger();
+  const DecodeRow& row = p.rows[s];
+  const int64_t pair = s * p.groups + g;
+  const int count = kSelected ? p.token_count[pair] : row.length;
+  const int64_t head = s * p.groups * p.heads + h;
+  const bf16* q = p.q + head * dim;
+  for (int d = lane; d < dim; d += 32) sum[d] = 0;
+  float largest = kNegativeInfinity, weight = 0;
+  for (int i = 0; i < count; ++i) {
+    const int position = kSelected ? p.tokens[pair * p.max_tokens + i] : i;
+    const int64_t slot = p.slots[row.lane * p.table_width + position / kBlockPositions];
+    const bf16* k =
+        p.kv + ((slot * p.groups + g) * kBlockPositions + position % kBlockPositions) * 2 * dim;
+    float dot = 0;
+    for (int d = lane; d < dim; d += 32) dot = fmaf(Widen(q[d]), Widen(k[d]), dot);
+    const float logit = WarpSum(dot) * p.scale, top = fmaxf(largest, logit);
+    const float shrink = Exp2(largest - top), w = Exp2(logit - top);
+    largest = top;
+    weight = fmaf(weight, shrink, w);
+    for (int d = lane; d < dim; d += 32) sum[d] = fmaf(w, Widen(k[dim + d]), sum[d] * shrink);
+  }
+  for (int d = lane; d < dim; d += 32) {
+    p.out[head * dim + d] = Narrow(count == 0 ? 0.0f : sum[d] / weight);
+  }
+}
+
+// Launches over S rows. `split_tokens`: see AttendParams; kStages: tiles in flight per warp.
+// kRanks: splits of a cluster, 1 = as many as the machine is wide, joined through memory.
+template <int kStages, bool kSelected, int kRanks>
+void LaunchAttend(CudaOps::State& state, AttendParams p, int64_t rows, int dim) {
+  const int head_tiles = (p.heads + kColumns - 1) / kColumns;
+  const int splits = kRanks > 1 ? kRanks : state.MaxSplits(p.groups);
+  p.part_out = state.split.out.data;
+  p.part_largest = state.split.largest.data;
+  p.part_weight = state.split.weight.data;
+  p.arrived = state.split.arrived.data;
+  assert(kRanks > 1 || dim % 64 != 0 ||
+         rows * p.groups * head_tiles * splits * kColumns * dim <= state.split.out.size());
+  if (dim != 64 && dim != 128) {
+    Launch(state,
+           AttendAnyKernel<kSelected>,
+           dim3(static_cast<unsigned>(p.groups * p.heads), static_cast<unsigned>(rows)),
+           32,
+           static_cast<size_t>(dim) * sizeof(float),
+           p,
+           dim);
+    return;
+  }
+  const dim3 grid(static_cast<unsigned>(splits),
+                  static_cast<unsigned>(p.groups * head_tiles),
+                  static_cast<unsigned>(rows));
+  const auto launch = [&]<int D>() {
+    constexpr size_t kRing = kAttendWarps * kStages * WarpAttend<D>::kTileBytes;
+    constexpr size_t kShared = kRing > sizeof(Joined<D>) ? kRing : sizeof(Joined<D>);
+    const auto kernel = AttendKernel<D, kStages, kSelected, kRanks>;
+    state.AllowShared(reinterpret_cast<const void*>(kernel));
+    LaunchClusters(state, kRanks, kernel, grid, 32 * kAttendWarps, kShared, p);
+  };
+  dim == 64 ? launch.template operator()<64>() : launch.template operator()<128>();
+}
+
+}  // namespace asynctls

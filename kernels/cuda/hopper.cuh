@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hopper's matrix instructions over a group of four warps, its tensor copies and the barriers that
+// go with them (sm_90a).
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/primitives.cuh"
+
+namespace asynctls {
+
+// ---- barriers in shared memory that count arrivals and bytes
+__device__ inline void BarrierInit(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+               "r"(arrivals)
+               : "memory");
+}
+__device__ inline void BarrierArrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+// One arrival, and so many bytes still to come.
+__device__ inline void BarrierExpect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+// Waits for the end of the phase of this parity.
+__device__ inline void BarrierWait(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "WAIT_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra DONE_%=;\n"
+      "bra WAIT_%=;\n"
+      "DONE_%=:\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// A box of a tensor to shared memory; `barrier` counts its bytes. One thread.
+__device__ inline void CopyTensor(
+    void* to, const CUtensorMap* map, int column, int row, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, "
+      "{%2, %3}], [%4];" ::"r"(SharedAddress(to)),
+      "l"(map),
+      "r"(column),
+      "r"(row),
+      "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// Makes this thread's writes to shared memory visible to matrix instructions and tensor copies.
+__device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// ---- matrix products
+// A matrix in shared memory as 128-byte rows whose 16-byte pieces are swizzled by the row's number
+// (what CopyTensor with SWIZZLE_128B writes). `next`: bytes from one 64-value column group to the
+// next, where the rows are along the summed dimension (else ignored).
+__device__ inline uint64_t MatrixDescriptor(const void* shared, uint32_t next) {
+  uint64_t descriptor = (SharedAddress(shared) & 0x3ffffu) >> 4;
+  descriptor |= static_cast<uint64_t>(next >> 4) << 16;
+  descriptor |= uint64_t{1024 >> 4} << 32;  // eight rows
+  descriptor |= uint64_t{1} << 62;          // 128-byte swizzle
+  return descriptor;
+}
+
+__device__ inline void ProductFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void ProductCommit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kPending>
+__device__ inline void ProductWait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// c (+)= a b^T: [64, 16] x [128, 16]^T, both by descriptor with rows along K.
+__device__ inline void Product64x128(float (&c)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
+      "%9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, "
+      "p, 1, 1, 0, 0;\n"
+      "}\n"
+      : "+f"(c[0]),
+        "+f"(c[1]),
+        "+f"(c[2]),
+        "+f"(c[3]),
+        "+f"(c[4]),
+        "+f"(c[5]),
+        "+f"(c[6]),
+        "+f"(c[7]),
+        "+f"(c[8]),
+        "+f"(c[9]),
+        "+f"(c[10]),
+        "+f"(c[11]),
+        "+f"(c[12]),
+        "+f"(c[13]),
+        "+f"(c[14]),
+        "+f"(c[15]),
+        "+f"(c[16]),
+        "+f"(c[17]),
+        "+f"(c[18]),
+        "+f"(c[19]),
+        "+f"(c[20]),
+        "+f"(c[21]),
+        "+f"(c[22]),
+        "+f"(c[23]),
+        "+f"(c[24]),
+        "+f"(c[25]),
+        "+f"(c[26]),
+        "+f"(c[27]),
+        "+f"(c[28]),
+        "+f"(c[29]),
+        "+f"(c[30]),
+        "+f"(c[31]),
+        "+f"(c[32]),
+        "+f"(c[33]),
+        "+f"(c[34]),
+        "+f"(c[35]),
+        "+f"(c[36]),
+        "+f"(c[37]),
+        "+f"(c[38]),
+        "+f"(c[39]),
+        "+f"(c[40]),
+        "+f"(c[41]),
+        "+f"(c[42]),
+        "+f"(c[43]),
+        "+f"(c[44]),
+        "+f"(c[45]),
+        "+f"(c[46]),
+        "+f"(c[47]),
+        "+f"(c[48]),
+        "+f"(c[49]),
+        "+f"(c[50]),
+        "+f"(c[51]),
+        "+f"(c[52]),
+        "+f"(c[53]),
+        "+f"(c[54]),
+        "+f"(c[55]),
+        "+f"(c[56]),
+        "+f"(c[57]),
+        "+f"(c[58]),
+        "+f"(c[59]),
+        "+f"(c[60]),
+        "+f"(c[61]),
+        "+f"(c[62]),
+        "+f"(c[63])
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+// c += a b: [64, 16] in registers (as two halves of a 64 x 128 result lie) x [16, 128] by
+// descriptor, rows along the summed dimension.
+__device__ inline void Product64x128(float (&c)[64], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
+      "%9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, "
+      "%66, %67}, %68, 1, "
+      "1, 1, 1;\n"
+      : "+f"(c[0]),
+        "+f"(c[1]),
+        "+f"(c[2]),
+        "+f"(c[3]),
+        "+f"(c[4]),
+        "+f"(c[5]),
+        "+f"(c[6]),
+        "+f"(c[7]),
+        "+f"(c[8]),
+        "+f"(c[9]),
+        "+f"(c[10]),
+        "+f"(c[11]),
+        "+f"(c[12]),
+        "+f"(c[13]),
+        "+f"(c[14]),
+        "+f"(c[15]),
+        "+f"(c[16]),
+        "+f"(c[17]),
+        "+f"(c[18]),
+        "+f"(c[19]),
+        "+f"(c[20]),
+        "+f"(c[21]),
+        "+f"(c[22]),
+        "+f"(c[23]),
+        "+f"(c[24]),
+        "+f"(c[25]),
+        "+f"(c[26]),
+        "+f"(c[27]),
+        "+f"(c[28]),
+        "+f"(c[29]),
+        "+f"(c[30]),
+        "+f"(c[31]),
+        "+f"(c[32]),
+        "+f"(c[33]),
+        "+f"(c[34]),
+        "+f"(c[35]),
+        "+f"(c[36]),
+        "+f"(c[37]),
+        "+f"(c[38]),
+        "+f"(c[39]),
+        "+f"(c[40]),
+        "+f"(c[41]),
+        "+f"(c[42]),
+        "+f"(c[43]),
+        "+f"(c[44]),
+        "+f"(c[45]),
+        "+f"(c[46]),
+        "+f"(c[47]),
+        "+f"(c[48]),
+        "+f"(c[49]),
+        "+f"(c[50]),
+        "+f"(c[51]),
+        "+f"(c[52]),
+        "+f"(c[53]),
+        "+f"(c[54]),
+        "+f"(c[55]),
+        "+f"(c[56]),
+        "+f"(c[57]),
+        "+f"(c[58]),
+        "+f"(c[59]),
+        "+f"(c[60]),
+        "+f"(c[61]),
+        "+f"(c[62]),
+        "+f"(c[63])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <int kRegisters>
+__device__ inline void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void GiveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+}  // namespace asynctls

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+// Level 1: turns the queries, scores every key code, keeps the best blocks; one launch.
+//
+// A (row, KV head) is cut into pieces of blocks, one thread block each (integers: how it is cut
+// cannot matter). The codes come in by asynchronous copies while the queries are turned. Then a
+// warp takes four blocks of 64 positions at a time: the codes' bytes are the rows of an integer
+// matrix product whose columns are the query heads. The last piece of a (row, KV head) to be done
+// keeps the best.
+#include "kernels/cuda/exact.cuh"
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/state.h"
+#include "kernels/cuda/top_k.cuh"
+
+namespace asynctls {
+namespace {
+
+constexpr int kWarps = 8, kThreads = 32 * kWarps;
+constexpr int kGroup = 4;   // blocks that a warp scores at a time
+constexpr int kStages = 2;  // groups in flight per warp
+constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
+constexpr int kGroupBytes = kGroup * kBlockBytes;
+constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
+constexpr int kColumns = 8;  // query heads of a product
+
+struct Params {
+  const bf16* q;           // [S, Q, D]
+  const int32_t* slots;    // [L, M]
+  const DecodeRow* rows;   // [S]
+  const float* turn;       // [G, D, r]
+  const uint32_t* first;   // [N, G, 2, P]
+  int8_t* code8;           // [S, Q, r]
+  float* turned_scale;     // [S, Q]
+  int32_t* lag;            // [L, G, M + 1]
+  int32_t* blocks;         // [S, G, M of out]
+  int32_t* block_count;    // [S, G]
+  int32_t* nan_heads;      // [S, G]
+  uint32_t* keys;          // [S, G, M]
+  uint32_t* scored;        // [S, G]
+  int64_t table_width;     // M
+  int64_t list_width;      // M of out
+  int groups, heads, dim;  // G, R, D
+  float scale;
+};
+
+// Per query head, for the scores.
+struct Turned {
+  float scale;  // NaN: left out
+  int zero;     // what the product of an all-zero code word would be
+};
+
+// Half of the turning of a head: lane c adds up two of the four chains of direction c
+// (ExactProduct: chains `half` * 2 and + 1). `table` [D, r] and `q` [D] lie in shared memory.
+__device__ float TurnHalf(const bf16* q, const float* table, int dim, int half) {
+  const float* column = table + threadIdx.x % 32;
+  float a[2] = {0, 0};
+  int d = 2 * half;
+#pragma unroll 8
+  for (; d + 1 < dim; d += 4) {
+    a[0] = fmaf(Widen(q[d]), column[d * kCodeDirections], a[0]);
+    a[1] = fmaf(Widen(q[d + 1]), column[(d + 1) * kCodeDirections], a[1]);
+  }
+  if (d < dim) a[0] = fmaf(Widen(q[d]), column[d * kCodeDirections], a[0]);
+  return a[0] + a[1];
+}
+
+// The rest: from the product of the lane's direction to its code.
+__device__ void FinishTurn(float product, float attention_scale, int8_t* code8, Turned* turned) {
+  const int c = threadIdx.x % 32;
+  const float magnitude = fabsf(product);
+  const bool finite = __all_sync(kAllLanes, magnitude <= kTurnedLargest);
+  const float m = WarpMax(finite ? magnitude : 0.0f);
+  int code = 0;
+  float scale = finite ? 0.0f : __uint_as_float(0x7fc00000u);
+  if (finite && m >= kTurnedSmallest) {
+    code = __float2int_rn(product * (127.0f / m));
+    scale = m * (attention_scale / 254.0f);
+  }
+  code8[c] = static_cast<int8_t>(code);
+  const int weight = c < kFineDirections ? 15 : c < kFineDirections + kCoarseDirections ? 12 : 0;
+  const int zero = -__reduce_add_sync(kAllLanes, code * weight);
+  if (c == 0) *turned = {scale, zero};
+}
+
+// A warp's part in scoring a group of blocks. Lane (quad, t) works on positions 4 quad .. + 3 and
+// 32 + 4 quad .. + 3 of each block, and ends up with head 2 t + quad % 2 of block quad / 2.
+template <int kTiles>
+struct Scorer {
+  uint32_t b[kTiles][2];  // the codes of the queries, as columns
+  float scale[kTiles];    // of the lane's head; NaN: left out
+  int zero[kTiles];
+  int turn, shift;
+
+  __device__ Scorer(const int8_t* code8, const Turned* turned, int heads) {
+    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
+    turn = (2 * t - 2) & 31;
+    shift = 4 * (t & 1);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int column = tile * kColumns + quad, own = tile * kColumns + 2 * t + quad % 2;
+      b[tile][0] = b[tile][1] = 0;
+      if (column < heads) {
+        const auto* q = reinterpret_cast<const uint32_t*>(code8 + column * kCodeDirections);
+        b[tile][0] = q[kFineDirections / 4 + t];
+        b[tile][1] = t < 2 ? q[t] : 0;
+      }
+      scale[tile] = own < heads ? turned[own].scale : __uint_as_float(0x7fc00000u);
+      zero[tile] = own < heads ? turned[own].zero : 0;
+    }
+  }
+
+  // The key of block quad / 2 of the group. `codes`: part 1 of the blocks in shared memory;
+  // positions of block i at or after `positions` - 64 i do not exist (kWhole: all do).
+  template <bool kWhole>
+  __device__ uint32_t Key(const uint32_t* codes, int positions) const {
+    const int lane = threadIdx.x % 32, quad = lane / 4;
+    float best = kNegativeInfinity;
+    int top[kTiles][2 * kGroup];
+#pragma unroll
+    for (int block = 0; block < kGroup; ++block) {
+      const uint32_t* words = codes + block * (kBlockBytes / 4) + 4 * quad;
+      const uint4 f0 = *reinterpret_cast<const uint4*>(words);
+      const uint4 f1 = *reinterpret_cast<const uint4*>(words + 32);
+      const uint4 c0 = *reinterpret_cast<const uint4*>(words + kBlockPositions);
+      const uint4 c1 = *reinterpret_cast<const uint4*>(words + kBlockPositions + 32);
+      const uint32_t fine[2][4] = {{f0.x, f0.y, f0.z, f0.w}, {f1.x, f1.y, f1.z, f1.w}};
+      const uint32_t coarse[2][4] = {{c0.x, c0.y, c0.z, c0.w}, {c1.x, c1.y, c1.z, c1.w}};
+      const int left = positions - block * kBlockPositions - 4 * quad;  // of this lane's run
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        top[tile][2 * block] = top[tile][2 * block + 1] = INT_MIN;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          // Where a column has no direction (t >= 2 of the fine ones) its bytes meet zeros.
+          const uint32_t a[4] = {__funnelshift_r(coarse[0][i], coarse[0][i], turn) & 0x0c0c0c0cu,
+                                 __funnelshift_r(coarse[1][i], coarse[1][i], turn) & 0x0c0c0c0cu,
+                                 fine[0][i] >> shift & 0x0f0f0f0fu,
+                                 fine[1][i] >> shift & 0x0f0f0f0fu};
+          int c[4];
+          MultiplyBytes(c, a, b[tile][0], b[tile][1]);
+          if constexpr (!kWhole) {
+            if (i >= left) c[0] = c[1] = INT_MIN;
+            if (32 + i >= left) c[2] = c[3] = INT_MIN;
+          }
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            top[tile][2 * block + j] = __vimax3_s32(top[tile][2 * block + j], c[j], c[j + 2]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      // The maximum over the quads, each quad keeping one of the eight values.
+#pragma unroll
+      for (int half = kGroup; half > 0; half >>= 1) {
+        const bool upper = quad & half;
+#pragma unroll
+        for (int i = 0; i < half; ++i) {
+          const int keep = upper ? top[tile][i + half] : top[tile][i];
+          const int give = upper ? top[tile][i] : top[tile][i + half];
+          top[tile][i] = max(keep, __shfl_xor_sync(kAllLanes, give, 4 * half));
+        }
+      }
+      const float score = static_cast<float>(2 * top[tile][0] + zero[tile]) * scale[tile];
+      best = isnan(scale[tile]) ? best : fmaxf(best, score);
+    }
+    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 1));
+    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 2));
+    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 4));
+    return gpu::OrderedKey(best);
+  }
+};
+
+// The exchange with the previous step (ExchangeLag of kernels/ref/selection.h). `list` in shared
+// memory has room for three more than it may hold; returns the new count.
+__device__ int ExchangeLag(const DecodeRow& row, int32_t* kept, int32_t* list, int count) {
+  if (row.lag == DecodeRow::kLaggedFirst) {
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) kept[1 + i] = list[i];
+    if (threadIdx.x == 0) kept[0] = count;
+    return count;
+  }
+  __shared__ int new_count;
+  const int before = kept[0];
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < max(count, before); i += kThreads) {
+    const int32_t own = i < count ? list[i] : 0;
+    if (i < before) list[i] = kept[1 + i];
+    if (i < count) kept[1 + i] = own;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    kept[0] = count;
+    int n = before;
+    const int now = (row.length + kBlockPositions - 1) / kBlockPositions;
+    while (n > 0 && list[n - 1] >= now) --n;
+    const int32_t wanted[3] = {0, now - 2, now - 1};
+    for (int w = 0; w < 3; ++w) {
+      if (wanted[w] < 0) continue;
+      int at = n;
+      while (at > 0 && list[at - 1] > wanted[w]) --at;
+      if (at > 0 && list[at - 1] == wanted[w]) continue;
+      for (int i = n; i > at; --i) list[i] = list[i - 1];
+      list[at] = wanted[w];
+      ++n;
+    }
+    new_count = n;
+  }
+  __syncthreads();
+  return new_count;
+}
+
+template <int kTiles>
+__global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  __shared__ uint32_t place;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int pieces = static_cast<int>(gridDim.x), piece = static_cast<int>(blockIdx.x);
+  const int g = static_cast<int>(blockIdx.y);
+  const int64_t s = blockIdx.z, pair = s * p.groups + g;
+  // Shared: the ring of codes | turn table [D, r] | halves [2 R, r] | q [R, D] | code8 [R, r] |
+  // Turned [R].
+  auto* table = reinterpret_cast<float*>(shared + kRingBytes);
+  float* halves = table + p.dim * kCodeDirections;
+  auto* q = reinterpret_cast<bf16*>(halves + 2 * p.heads * kCodeDirections);
+  auto* code8 = reinterpret_cast<int8_t*>(q + (p.heads * p.dim + 7) / 8 * 8);
+  auto* turned = reinterpret_cast<Turned*>(code8 + p.heads * kCodeDirections);
+
+  // Before the wait: what no kernel of the step writes.
+  const float* turn = p.turn + int64_t{g} * p.dim * kCodeDirections;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < p.dim * kCodeDirections / 4; i += kThreads) {
+    CopyAsync16(SharedAddress(table + 4 * i), turn + 4 * i);
+  }
+  const DecodeRow row = p.rows[s];
+  const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
+  constexpr int kTurn = kWarps * kGroup;  // blocks that the warps score at a time
+  const int per_piece = (blocks + pieces * kTurn - 1) / (pieces * kTurn) * kTurn;
+  const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
+  const int mine = max(0, (end - begin + kTurn - 1) / kTurn);  // this warp's groups
+  const int32_t* slots = p.slots + row.lane * p.table_width;
+  // The slot of block lane % 4 of the warp's group i + lane / 4.
+  auto slot_of = [&](int i) {
+    const int block = begin + kTurn * (i + lane / kGroup) + lane % kGroup;
+    return block < end ? slots[block] : 0;
+  };
+  int32_t slot_ahead = slot_of(0);
+  GridWait();
+  GridTrigger();
+
+  if (blocks == 0) {
+    if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
+    return;
+  }
+  const int used = (blocks + per_piece - 1) / per_piece;
+  if (piece >= used) return;
+  const bf16* query = p.q + (s * p.groups + g) * p.heads * p.dim;
+  if (p.heads * p.dim % 8 == 0) {
+    for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim / 8; i += kThreads) {
+      CopyAsync16(SharedAddress(q + 8 * i), query + 8 * i);
+    }
+  } else {
+    for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim; i += kThreads) q[i] = query[i];
+  }
+  CopyCommit();
+  const uint32_t ring = SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
+  auto fetch = [&](int i) {
+    if (i > 0 && i % 8 == 0) slot_ahead = slot_of(i);
+    const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
+#pragma unroll
+    for (int block = 0; block < kGroup; ++block) {
+      const int64_t slot = __shfl_sync(kAllLanes, slot_ahead, i % 8 * kGroup + block);
+      if (begin + kTurn * i + block >= end) continue;
+      const uint32_t* from = p.first + (slot * p.groups + g) * (kBlockBytes / 4) + 4 * lane;
+      CopyAsync16(stage + static_cast<uint32_t>(block * kBlockBytes), from);
+    }
+    CopyCommit();
+  };
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) fetch(i);
+  CopyWait<kStages>();  // the table and the queries
+  __syncthreads();
+  for (int i = warp; i < 2 * p.heads; i += kWarps) {
+    halves[i * kCodeDirections + lane] = TurnHalf(q + i / 2 * p.dim, table, p.dim, i % 2);
+  }
+  __syncthreads();
+  for (int h = warp; h < p.heads; h += kWarps) {
+    const float* half = halves + 2 * h * kCodeDirections + lane;
+    FinishTurn(half[0] + half[kCodeDirections], p.scale, code8 + h * kCodeDirections, turned + h);
+  }
+  __syncthreads();
+  if (piece == 0) {
+    const int64_t head = pair * p.heads;
+    for (int i = static_cast<int>(threadIdx.x); i < p.heads * kCodeDirections; i += kThreads) {
+      p.code8[head * kCodeDirections + i] = code8[i];
+    }
+    for (int h = static_cast<int>(threadIdx.x); h < p.heads; h += kThreads) {
+      p.turned_scale[head + h] = turned[h].scale;
+    }
+  }
+
+  uint32_t* keys = p.keys + pair * p.table_width;
+  const Scorer<kTiles> scorer(code8, turned, p.heads);
+  for (int i = 0; i < mine; ++i) {
+    CopyWait<kStages - 1>();
+    __syncwarp();
+    const int first = begin + kTurn * i;
+    const auto* codes =
+        reinterpret_cast<const uint32_t*>(shared + (warp * kStages + i % kStages) * kGroupBytes);
+    const int positions = row.length - first * kBlockPositions;
+    uint32_t key = positions >= kGroup * kBlockPositions
+                       ? scorer.template Key<true>(codes, positions)
+                       : scorer.template Key<false>(codes, positions);
+    const int block = first + lane / 8;
+    if (gpu::BlockIsForced(block, blocks)) key = kForcedKey;
+    if (lane % 8 == 0 && block < end) keys[block] = key;
+    __syncwarp();
+    fetch(i + kStages);
+  }
+
+  // The last piece to be done keeps the best.
+  __syncthreads();
+  if (threadIdx.x == 0) place = ArriveAndCount(&p.scored[pair]);
+  __syncthreads();
+  if (place != static_cast<uint32_t>(used - 1)) return;
+  CopyWait<0>();
+  using Top = TopK<kThreads>;
+  __shared__ typename Top::Scratch scratch;
+  Top::Clear(scratch);
+  int nan_heads = 0;
+  for (int h = 0; h < p.heads; ++h) nan_heads += isnan(turned[h].scale);
+  const int keep = min(max(row.max_blocks, 0), blocks);
+  auto* list = reinterpret_cast<int32_t*>(shared);  // over everything else
+  __syncthreads();
+  auto rank = [&](const auto& ranked) {
+    typename Top::Cut cut{0, blocks};  // all
+    if (keep == 0) cut = {kForcedKey, 0};
+    if (keep > 0 && keep < blocks) cut = Top::ByCount(scratch, ranked, keep);
+    return Top::Emit(scratch, ranked, cut, [&](int i, int at) { list[at] = i; });
+  };
+  const auto load = [&](int i) { return __ldcg(keys + i); };
+  int count = blocks <= 4 * kThreads   ? rank(RegisterKeys<4>(blocks, load))
+              : blocks <= 8 * kThreads ? rank(RegisterKeys<8>(blocks, load))
+                                       : rank(MemoryKeys(keys, blocks));
+  __syncthreads();
+  if (row.lag != DecodeRow::kExact) {
+    count = ExchangeLag(
+        row, p.lag + (int64_t{row.lane} * p.groups + g) * (p.table_width + 1), list, count);
+  }
+  int32_t* out = p.blocks + pair * p.list_width;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) out[i] = list[i];
+  if (threadIdx.x == 0) {
+    p.block_count[pair] = count;
+    p.nan_heads[pair] = nan_heads;
+    p.scored[pair] = 0;
+  }
+}
+
+}  // namespace
+
+void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
+  if (a.rows.empty()) return;
+  const auto groups = static_cast<int>(a.code.turn.dim(0));
+  const int64_t rows = a.rows.dim(0), max_blocks = a.slot_table.dim(1);
+  const Params p{.q = a.q.data,
+                 .slots = a.slot_table.data,
+                 .rows = a.rows.data,
+                 .turn = a.code.turn.data,
+                 .first = a.codes.first.data,
+                 .code8 = a.turned.code8.data,
+                 .turned_scale = a.turned.scale.data,
+                 .lag = a.lag.data,
+                 .blocks = a.out.blocks.data,
+                 .block_count = a.out.block_count.data,
+                 .nan_heads = a.out.nan_heads.data,
+                 .keys = state_->block_keys.data,
+                 .scored = state_->scored.data,
+                 .table_width = max_blocks,
+                 .list_width = a.out.blocks.dim(2),
+                 .groups = groups,
+                 .heads = static_cast<int>(a.q.dim(1)) / groups,
+                 .dim = static_cast<int>(a.q.dim(2)),
+                 .scale = a.scale};
+  assert(rows * groups * max_blocks <= state_->block_keys.size());
+  // Four thread blocks a multiprocessor, all at once.
+  const int64_t wanted = std::max<int64_t>(1, 4 * state_->multiprocessors / (rows * groups));
+  constexpr int64_t kTurn = kWarps * kGroup;
+  const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
+  const size_t scoring = kRingBytes + sizeof(float) * kCodeDirections * (p.dim + 2 * p.heads) +
+                         sizeof(bf16) * static_cast<size_t>(p.heads * p.dim + 8) +
+                         p.heads * (kCodeDirections + sizeof(Turned));
+  const size_t keeping = sizeof(int32_t) * (max_blocks + 8);
+  const size_t shared = std::max(scoring, keeping);
+  assert(p.heads <= 4 * kColumns);
+  const auto kernel = p.heads <= kColumns       ? SelectBlocksKernel<1>
+                      : p.heads <= 2 * kColumns ? SelectBlocksKernel<2>
+                                                : SelectBlocksKernel<4>;
+  state_->AllowShared(reinterpret_cast<const void*>(kernel));
+  Launch(*state_,
+         kernel,
+         dim3(static_cast<unsigned>(pieces),
+              static_cast<unsigned>(groups),
+              static_cast<unsigned>(rows)),
+         kThreads,
+         shared,
+         p);
+}
+
+}  // namespace asynctls

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+// Level 2: scores the whole code of every token in the selected blocks, softmax per query head in
+// fixed point, keeps the best tokens; one cluster of thread blocks a (row, KV head).
+//
+// A warp takes a block of 64 positions: both parts of the code, put together, are the rows of an
+// integer matrix product whose columns are the query heads; the products go to shared memory. From
+// there on a thread has a token: weights when the heads' largest products have gone around the
+// cluster, scores when the sums of the weights have. The scores meet in the first thread block,
+// which keeps the best. Code that runs once is not unrolled: it would take longer to fetch than to
+// run.
+#include "kernels/cuda/exact.cuh"
+#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/state.h"
+#include "kernels/cuda/top_k.cuh"
+
+namespace asynctls {
+namespace {
+
+constexpr int kWarps = 16, kThreads = 32 * kWarps;
+constexpr int kColumns = 8;        // query heads of a product
+constexpr int kMaxHeads = 32;      // of one KV head
+constexpr int kRoundBlocks = 64;   // blocks that a cluster has in shared memory at a time
+constexpr int kSharedKeys = 8192;  // candidates whose keys fit shared memory
+constexpr int kHeldKeys = 8;       // of a thread: up to 4,096 candidates are ranked in registers
+
+struct Params {
+  const int32_t* slots;   // [L, M]
+  const DecodeRow* rows;  // [S]
+  const uint32_t* first;  // [N, G, 2, P]
+  const uint32_t* second;
+  const int8_t* code8;    // [S, Q, r]
+  const float* scale;     // [S, Q]
+  const int32_t* blocks;  // [S, G, M of out]
+  const int32_t* block_count;
+  int32_t* tokens;  // [S, G, K]
+  int32_t* token_count;
+  int32_t* touched;
+  uint32_t* keys;       // [S, G, M P] in global memory
+  int64_t table_width;  // M
+  int64_t list_width;   // M of out
+  int64_t max_tokens;   // K
+  int groups, heads;
+};
+
+// Shared memory: this, then the products or weights [heads of a tile][tokens of the round here].
+struct Shared {
+  TopK<kThreads>::Scratch top;
+  unsigned long long sum[kMaxHeads];  // of the weights of this thread block
+  unsigned long long warp_sum[kColumns][kWarps];
+  int largest[kMaxHeads];    // of its products
+  float scale[kMaxHeads];    // NaN: left out
+  int zero[kMaxHeads];       // what the product of all-zero codes would be
+  float inverse[kMaxHeads];  // of the sum over the cluster, 0: left out
+  float top_logit[kMaxHeads];
+  alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
+  int touched;
+  int32_t list[kSharedKeys / kBlockPositions];  // the blocks, where their keys are here too
+  uint32_t keys[kSharedKeys];
+};
+
+// The codes of one block that a lane needs: positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
+struct BlockCodes {
+  uint32_t coarse[2][4];  // bytes of four coarse directions
+  uint32_t whole[2][4];   // bytes of four fine or last directions
+
+  __device__ BlockCodes(const uint32_t* first, const uint32_t* second) {
+    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
+    const uint32_t* nibbles = t < 2 ? first : second + kBlockPositions;
+    const int turn = (2 * t - 2) & 31;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int at = 32 * j + 4 * quad;
+      const uint4 high = *reinterpret_cast<const uint4*>(first + kBlockPositions + at);
+      const uint4 low = *reinterpret_cast<const uint4*>(second + at);
+      const uint4 nibble = *reinterpret_cast<const uint4*>(nibbles + at);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t h = reinterpret_cast<const uint32_t*>(&high)[i];
+        const uint32_t l = reinterpret_cast<const uint32_t*>(&low)[i];
+        coarse[j][i] = (__funnelshift_r(h, h, turn) & 0x0c0c0c0cu) | (l >> (2 * t) & 0x03030303u);
+        whole[j][i] = reinterpret_cast<const uint32_t*>(&nibble)[i] >> (4 * (t & 1)) & 0x0f0f0f0fu;
+      }
+    }
+  }
+
+  // Products of the heads of one column tile: c[i][0..1] are heads 2 t, 2 t + 1 of position
+  // 4 quad + i, c[i][2..3] the same of position 32 + 4 quad + i.
+  __device__ void Multiply(const int8_t* code8, int heads, int (&c)[4][4]) const {
+    const int lane = threadIdx.x % 32, t = lane % 4, head = lane / 4;
+    uint32_t b0 = 0, b1 = 0;
+    if (head < heads) {
+      const auto* q = reinterpret_cast<const uint32_t*>(code8 + head * kCodeDirections);
+      b0 = q[kFineDirections / 4 + t];
+      b1 = q[t < 2 ? t : (kFineDirections + kCoarseDirections) / 4 + t - 2];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t a[4] = {coarse[0][i], coarse[1][i], whole[0][i], whole[1][i]};
+      MultiplyBytes(c[i], a, b0, b1);
+    }
+  }
+};
+
+template <int kRanks>
+__global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  constexpr int kOwnBlocks = kRoundBlocks / kRanks;   // of a round, of one thread block
+  constexpr int kRow = kOwnBlocks * kBlockPositions;  // products of a head
+  Shared& sh = *reinterpret_cast<Shared*>(shared);
+  auto* values = reinterpret_cast<uint32_t*>(shared + sizeof(Shared));  // [heads][kRow]
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int rank = static_cast<int>(blockIdx.x), g = static_cast<int>(blockIdx.y);
+  const int64_t s = blockIdx.z, pair = s * p.groups + g;
+  using Top = TopK<kThreads>;
+  Top::Clear(sh.top);
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
+  GridWait();
+  GridTrigger();
+  const int blocks = row.length > 0 ? p.block_count[pair] : 0;
+  if (blocks == 0) {  // the whole cluster
+    if (rank == 0 && threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
+    return;
+  }
+  const int32_t* list = p.blocks + pair * p.list_width;
+  const int32_t* slots = p.slots + row.lane * p.table_width;
+  const int tail = (row.length - 1) / kBlockPositions;  // the block that may not be full
+  auto positions_in = [&](int block) {
+    return block == tail ? row.length - tail * kBlockPositions : kBlockPositions;
+  };
+  const int64_t head0 = pair * p.heads;
+  for (int h = warp; h < p.heads; h += kWarps) {
+    const int code = p.code8[(head0 + h) * kCodeDirections + lane];
+    sh.code8[h * kCodeDirections + lane] = static_cast<int8_t>(code);
+    const int zero = -15 * __reduce_add_sync(kAllLanes, code);
+    if (lane == 0) {
+      sh.zero[h] = zero;
+      sh.scale[h] = p.scale[head0 + h];
+      sh.largest[h] = INT_MIN;
+    }
+  }
+  if (threadIdx.x == 0) sh.touched = 0;
+  const int n = (blocks - 1) * kBlockPositions + positions_in(list[blocks - 1]);  // candidates
+  const bool in_shared = n <= kSharedKeys;
+  uint32_t* far_keys = p.keys + pair * p.table_width * kBlockPositions;
+  for (int i = static_cast<int>(threadIdx.x); i < (in_shared ? blocks : 0); i += kThreads) {
+    sh.list[i] = list[i];
+  }
+  __syncthreads();
+
+  // Block `own` of this thread block's part of a round is block `first + own` of the list.
+  const int rounds = (blocks + kRoundBlocks - 1) / kRoundBlocks;
+  auto first_of = [&](int round) { return round * kRoundBlocks + rank * kOwnBlocks; };
+  for (int column = 0; column < p.heads; column += kColumns) {
+    const int heads = min(kColumns, p.heads - column);
+    // Products of one round to shared memory; their maxima to sh.largest.
+    auto multiply = [&](int round) {
+      const int t = lane % 4, quad = lane / 4, first = first_of(round);
+      int top[2] = {INT_MIN, INT_MIN};
+#pragma unroll 1
+      for (int own = warp; own < min(kOwnBlocks, blocks - first); own += kWarps) {
+        const int block = list[first + own], positions = positions_in(block);
+        const int64_t place = (int64_t{slots[block]} * p.groups + g) * kCodeWords * kBlockPositions;
+        const BlockCodes codes(p.first + place, p.second + place);
+        int c[4][4];
+        codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              if (32 * half + 4 * quad + i >= positions) c[i][2 * half + j] = INT_MIN;
+              top[j] = max(top[j], c[i][2 * half + j]);
+            }
+            if (2 * t + j >= heads) continue;
+            *reinterpret_cast<int4*>(values + (2 * t + j) * kRow + own * kBlockPositions +
+                                     32 * half + 4 * quad) =
+                make_int4(
+                    c[0][2 * half + j], c[1][2 * half + j], c[2][2 * half + j], c[3][2 * half + j]);
+          }
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll 1
+        for (int i = 4; i < 32; i <<= 1) {
+          top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
+        }
+        if (lane < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
+      }
+    };
+    // The round's products to weights; the warp's sum of them grows.
+    auto weigh = [&](int round) {
+      const int tokens = min(kOwnBlocks, blocks - first_of(round)) * kBlockPositions;
+#pragma unroll 1
+      for (int h = 0; h < heads; ++h) {
+        const float scale = sh.scale[column + h], largest = sh.top_logit[column + h];
+        const int zero = sh.zero[column + h];
+        const bool there = !isnan(scale);
+        uint32_t sum = 0;  // of at most 8 of 2^24 a lane
+#pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
+          const int product = static_cast<int>(values[h * kRow + i]);
+          const float logit = static_cast<float>(2 * product + zero) * scale;
+          const uint32_t weight =
+              there && product != INT_MIN ? gpu::FixedExp2((logit - largest) * kLog2E) : 0;
+          values[h * kRow + i] = weight;
+          sum += weight;
+        }
+        // 2^27 at most a lane: 32 of them do not fit 32 bits.
+        const unsigned long long total =
+            (static_cast<unsigned long long>(__reduce_add_sync(kAllLanes, sum >> 16)) << 16) +
+            __reduce_add_sync(kAllLanes, sum & 0xffffu);
+        if (lane == 0) sh.warp_sum[h][warp] += total;
+      }
+    };
+    // The heads' shares to the scores, head by head.
+    auto add = [&](int round) {
+      const int first = first_of(round) * kBlockPositions;
+      const int tokens = min(n - first, kRow);
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
+        const uint32_t at = ClusterAddress<kRanks>(sh.keys + (in_shared ? first + i : 0), 0);
+        uint32_t old = 0;  // 0.0f
+        if (column > 0) old = in_shared ? ClusterLoad<kRanks>(at) : far_keys[first + i];
+        float score = __uint_as_float(old);
+#pragma unroll 1
+        for (int h = 0; h < heads; ++h) {
+          score = fmaf(__uint2float_rn(values[h * kRow + i]), sh.inverse[column + h], score);
+        }
+        if (in_shared) {
+          ClusterStore<kRanks>(at, __float_as_uint(score));
+        } else {
+          far_keys[first + i] = __float_as_uint(score);
+        }
+      }
+    };
+
+    // One round stays in shared memory from the products to the scores; more are computed again.
+    if (lane < kColumns) sh.warp_sum[lane][warp] = 0;
+#pragma unroll 1
+    for (int round = rounds - 1; round >= 0; --round) multiply(round);
+    ClusterSync<kRanks>();
+    if (static_cast<int>(threadIdx.x) < heads) {
+      const int h = column + static_cast<int>(threadIdx.x);
+      int largest = INT_MIN;
+      for (int r = 0; r < kRanks; ++r) {
+        largest =
+            max(largest,
+                static_cast<int>(ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r))));
+      }
+      sh.top_logit[h] = static_cast<float>(2 * largest + sh.zero[h]) * sh.scale[h];
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int round = rounds - 1; round >= 0; --round) {
+      if (rounds > 1) {
+        multiply(round);
+        __syncthreads();
+      }
+      weigh(round);
+      if (rounds > 1) __syncthreads();
+    }
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < heads) {
+      unsigned long long sum = 0;
+      for (int i = 0; i < kWarps; ++i) sum += sh.warp_sum[threadIdx.x][i];
+      sh.sum[column + threadIdx.x] = sum;
+    }
+    ClusterSync<kRanks>();
+    if (static_cast<int>(threadIdx.x) < heads) {
+      const int h = column + static_cast<int>(threadIdx.x);
+      unsigned long long z = 0;
+      for (int r = 0; r < kRanks; ++r) {
+        const uint32_t address = ClusterAddress<kRanks>(&sh.sum[h], r);
+        z += ClusterLoad<kRanks>(address) |
+             static_cast<unsigned long long>(ClusterLoad<kRanks>(address + 4)) << 32;
+      }
+      sh.inverse[h] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+      if (round > 0) {
+        multiply(round);
+        __syncthreads();
+        weigh(round);
+        __syncthreads();
+      }
+      add(round);
+      if (rounds > 1) __syncthreads();
+    }
+    if (!in_shared) __threadfence();
+    ClusterSync<kRanks>();
+  }
+  if (rank != 0) return;
+
+  // The first thread block keeps the best.
+  const int keep = min(max(row.max_tokens, 0), n);
+  int32_t* out = p.tokens + pair * p.max_tokens;
+  unsigned long long mass = 0, forced_mass = 0;
+  auto key_of = [&](float score, int position) {
+    const bool forced = gpu::TokenIsForced(position, row.length);
+    if (row.top_p < 1.0f) {
+      mass += gpu::FixedScore(score);
+      if (forced) forced_mass += gpu::FixedScore(score);
+    }
+    return forced ? kForcedKey : gpu::OrderedKey(score);
+  };
+  auto cut_of = [&](const auto& keys) {
+    typename Top::Cut cut{0, n};
+    if (keep == 0) cut = {kForcedKey, 0};
+    if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
+    if (row.top_p < 1.0f && keep > 0) {
+      unsigned long long total, forced_total;
+      Top::Scan(sh.top, 1, mass, &total);
+      Top::Scan(sh.top, 2, forced_mass, &forced_total);
+      cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
+    }
+    return cut;
+  };
+  int count;
+  if (n <= kHeldKeys * kThreads) {
+    // A thread's keys lie in one block of positions, and those of eight threads make it up.
+    const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
+    const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
+                         first % kBlockPositions - first;
+    const RegisterKeys<kHeldKeys> keys(
+        n, [&](int i) { return key_of(__uint_as_float(sh.keys[i]), position + i); });
+    bool any = false;
+    count = Top::Emit(sh.top, keys, cut_of(keys), [&](int i, int at) {
+      out[at] = position + i;
+      any = true;
+    });
+    uint32_t lanes = __ballot_sync(kAllLanes, any);
+    lanes |= lanes >> 4;
+    lanes |= lanes >> 2;
+    lanes |= lanes >> 1;
+    const int touched = __popc(lanes & 0x01010101u);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+  } else {
+    uint32_t* keys = in_shared ? sh.keys : far_keys;
+    auto position_of = [&](int i) {
+      return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
+    };
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+      keys[i] = key_of(__uint_as_float(in_shared ? keys[i] : __ldcg(keys + i)), position_of(i));
+    }
+    __syncthreads();
+    const MemoryKeys all(keys, n);
+    count = Top::Emit(sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
+    __syncthreads();
+    int touched = 0;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+      touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
+    }
+    touched = __reduce_add_sync(kAllLanes, touched);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    p.token_count[pair] = count;
+    p.touched[pair] = sh.touched;
+  }
+}
+
+}  // namespace
+
+void CudaOps::SelectTokens(const SelectTokensArgs& a) {
+  if (a.rows.empty()) return;
+  const auto groups = static_cast<int>(a.out.block_count.dim(1));
+  const Params p{.slots = a.slot_table.data,
+                 .rows = a.rows.data,
+                 .first = a.codes.first.data,
+                 .second = a.codes.second.data,
+                 .code8 = a.turned.code8.data,
+                 .scale = a.turned.scale.data,
+                 .blocks = a.out.blocks.data,
+                 .block_count = a.out.block_count.data,
+                 .tokens = a.out.tokens.data,
+                 .token_count = a.out.token_count.data,
+                 .touched = a.out.touched.data,
+                 .keys = state_->token_keys.data,
+                 .table_width = a.slot_table.dim(1),
+                 .list_width = a.out.blocks.dim(2),
+                 .max_tokens = a.out.tokens.dim(2),
+                 .groups = groups,
+                 .heads = static_cast<int>(a.turned.code8.dim(1)) / groups};
+  assert(p.heads <= kMaxHeads);
+  // Large clusters while the machine has room for them: integers, so that it cannot matter.
+  const int64_t pairs = a.rows.dim(0) * groups, room = 2 * state_->multiprocessors;
+  const unsigned ranks = state_->major < 9 || 2 * pairs > room ? 1 : 4 * pairs > room / 2 ? 2 : 4;
+  const auto kernel = ranks == 4   ? SelectTokensKernel<4>
+                      : ranks == 2 ? SelectTokensKernel<2>
+                                   : SelectTokensKernel<1>;
+  const size_t values = sizeof(uint32_t) * static_cast<size_t>(std::min(p.heads, kColumns)) *
+                        kRoundBlocks / ranks * kBlockPositions;
+  state_->AllowShared(reinterpret_cast<const void*>(kernel));
+  LaunchClusters(*state_,
+                 ranks,
+                 kernel,
+                 dim3(ranks, static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),
+                 kThreads,
+                 sizeof(Shared) + values,
+                 p);
+}
+
+}  // namespace asynctls
