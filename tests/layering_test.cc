@@ -265,6 +265,7 @@ TEST(LayeringTest, EveryImplementationHasATest) {
       {"kernels/device/cuda_memory.cc", "tests/kernels/device/buffer_test.cc"},
       {"kernels/device/host_memory.cc", "tests/kernels/device/buffer_test.cc"},
       {"kernels/device/no_device_memory.cc", "tests/kernels/device/buffer_test.cc"},
+      {"kernels/cuda/cuda_ops.cc", "tests/kernels/gemm_test.cc"},
       {"kernels/cuda/devices.cc", "tests/engine/worker/make_cuda_worker_test.cc"},
       {"engine/worker/no_cuda_worker.cc", "tests/engine/worker/make_cuda_worker_test.cc"},
       {"kernels/ref/attend.cc", "tests/kernels/decode_attend_test.cc"},

@@ -98,6 +98,7 @@ TEST(Metrics, NamesAndLabels) {
       {"asynctls_step_phase_seconds_total",
        {"phase=inputs",
         "phase=attention_prefill",
+        "phase=device",
         "phase=attention_decode",
         "phase=select",
         "phase=gemm",
