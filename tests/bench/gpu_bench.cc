@@ -216,7 +216,7 @@ class Bench {
                                  .kv_heads = 8,
                                  .head_dim = 128,
                                  .max_blocks = 2048,
-                                 .max_tokens = 2048});
+                                 .max_tokens = 4096});
     if (!made.ok()) {
       std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
       std::exit(1);
@@ -316,7 +316,7 @@ void DecodeOperators(Bench& bench, const Shape& s) {
   const int64_t bytes = s.KvBytes() + 2 * s.CodeBytes();
   const int sets = static_cast<int>(std::clamp<int64_t>((int64_t{24} << 30) / bytes, 2, 12));
   std::vector<std::unique_ptr<Problem>> problems;
-  for (int i = 0; i < sets; ++i) problems.push_back(std::make_unique<Problem>(s, 1024, 64));
+  for (int i = 0; i < sets; ++i) problems.push_back(std::make_unique<Problem>(s, 4096, 64));
   const auto all = [&](auto call) {
     return bench.Time(sets, [&] {
       for (auto& p : problems) call(*p);
@@ -339,6 +339,25 @@ void DecodeOperators(Bench& bench, const Shape& s) {
                tokens,
                static_cast<double>(s.rows * s.kv_heads * 64 * 64 * 16),
                bench.read_limit);
+  // What keeping the best costs: the same without a cut, all candidates being kept.
+  const auto set_budget = [&](int budget) {
+    for (auto& p : problems) {
+      std::vector<DecodeRow> rows;
+      for (int i = 0; i < s.rows; ++i) {
+        rows.push_back({i, static_cast<int32_t>(s.length), 64, budget, 1.0f, DecodeRow::kExact});
+      }
+      p->rows.Set(rows);
+    }
+  };
+  set_budget(64 * 64);
+  const double uncut = all([&](Problem& p) { p.Tokens(ops); });
+  set_budget(1024);
+  const double candidates = static_cast<double>(s.rows * s.kv_heads * 64 * 64);
+  bench.Report("top_k",
+               std::to_string(s.rows * s.kv_heads) + "x4096:1024",
+               std::max(tokens - uncut, 1e-5),
+               candidates * 4,
+               bench.read_limit);
   const double attend = all([&](Problem& p) { p.Sparse(ops); });
   bench.Report("sparse_attend",
                s.Name(),
@@ -353,15 +372,7 @@ void DecodeOperators(Bench& bench, const Shape& s) {
                bench.read_limit);
   const auto baseline = dense;
   for (const int budget : {1024, 512}) {
-    if (budget != 1024) {
-      for (auto& p : problems) {
-        std::vector<DecodeRow> rows;
-        for (int i = 0; i < s.rows; ++i) {
-          rows.push_back({i, static_cast<int32_t>(s.length), 64, budget, 1.0f, DecodeRow::kExact});
-        }
-        p->rows.Set(rows);
-      }
-    }
+    set_budget(budget);
     const double whole = all([&](Problem& p) {
       p.Append(ops);
       p.Blocks(ops);
