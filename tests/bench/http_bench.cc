@@ -68,6 +68,8 @@ void Measure(const char* name, int streams, uint32_t tokens, const std::function
 void Main(int streams, uint32_t tokens) {
   TestServer::Options options = TestServer::Defaults();
   options.config.set_http_listen("127.0.0.1:0");
+  options.config.set_max_waiting_requests(static_cast<uint32_t>(streams));
+  options.config.set_max_connections(static_cast<uint32_t>(streams) + 64);
   TestServer server(options);
   for (int round = 0; round < 4; ++round) {
     Measure("grpc", streams, tokens, [&](int i) { StreamGrpc(server, i, tokens); });

@@ -77,7 +77,8 @@ class TestServer {
     workers.push_back(options.make_worker ? options.make_worker()
                                           : std::make_unique<FakeWorker>(options.fake));
     auto group = std::make_unique<WorkerGroup>(std::move(workers));
-    auto init = group->Init(InitRequestFrom(options.config, 2, "", {}, tokenizer_->vocab_size()));
+    auto init =
+        group->Init(InitRequestFrom(options.config, "cpu", 2, "", {}, tokenizer_->vocab_size()));
     ASYNCTLS_CHECK(init.ok());
     init->mutable_model()->MergeFrom(options.model);
     SchedulerConfig scheduler = SchedulerConfigFrom(options.config, *init);
