@@ -157,6 +157,9 @@ void LaunchDecodeGemm(
 
 template <typename Out>
 void DecodeGemm(CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int rows) {
+  // More registers a thread while all blocks are under way at once with them.
+  const bool few = w.dim(0) <= int64_t{2} * kFeatures * state.multiprocessors;
+  if (rows <= 8 && few) return LaunchDecodeGemm<1, 1, 2>(state, w, x, out, rows);
   if (rows <= 8) return LaunchDecodeGemm<1, 1, 3>(state, w, x, out, rows);
   if (rows <= 16) return LaunchDecodeGemm<1, 2, 2>(state, w, x, out, rows);
   if (rows <= 32) return LaunchDecodeGemm<2, 4, 1>(state, w, x, out, rows);

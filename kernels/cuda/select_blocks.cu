@@ -14,7 +14,7 @@
 namespace asynctls {
 namespace {
 
-constexpr int kWarps = 16, kThreads = 32 * kWarps;
+constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kGroup = 4;   // blocks that a warp scores at a time
 constexpr int kStages = 2;  // groups in flight per warp
 constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
@@ -338,7 +338,7 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     return Top::Emit(scratch, ranked, cut, [&](int i, int at) { list[at] = i; });
   };
   const auto load = [&](int i) { return __ldcg(keys + i); };
-  int count = blocks <= 2 * kThreads   ? rank(RegisterKeys<2>(blocks, load))
+  int count = blocks <= 4 * kThreads   ? rank(RegisterKeys<4>(blocks, load))
               : blocks <= 8 * kThreads ? rank(RegisterKeys<8>(blocks, load))
                                        : rank(MemoryKeys(keys, blocks));
   __syncthreads();
@@ -381,8 +381,8 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
                  .dim = static_cast<int>(a.q.dim(2)),
                  .scale = a.scale};
   assert(rows * groups * max_blocks <= state_->block_keys.size());
-  // Two thread blocks a multiprocessor, all at once.
-  const int64_t wanted = std::max<int64_t>(1, 2 * state_->multiprocessors / (rows * groups));
+  // Four thread blocks a multiprocessor, all at once.
+  const int64_t wanted = std::max<int64_t>(1, 4 * state_->multiprocessors / (rows * groups));
   constexpr int64_t kTurn = kWarps * kGroup;
   const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
   const size_t scoring = kRingBytes + sizeof(float) * kCodeDirections * (p.dim + 2 * p.heads) +
