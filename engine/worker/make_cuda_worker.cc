@@ -16,7 +16,6 @@ CudaLimits LimitsOf(const RankPlan& plan) {
   limits.kv_heads = plan.shape.kv_heads;
   limits.head_dim = plan.shape.head_dim;
   limits.max_blocks = plan.max_blocks;
-  limits.max_tokens = plan.selection.max_tokens;
   limits.vocab = int64_t{plan.shape.vocab_rows} * plan.shard.size;
   return limits;
 }

@@ -4,15 +4,17 @@
 // matrix product, so that K and V are read once for up to eight of them.
 //
 // A (row, KV head) is cut into splits, one block each; how many, and where, depends on the number
-// of positions alone, which keeps rows independent of each other. A warp takes every kWarps-th
+// of positions alone, which keeps rows independent of each other. A warp takes every fourth
 // tile of 16 positions through a ring of its own (no barrier inside the loop), keeps a running
 // maximum, and the warps' parts are joined at the end. Then the splits are joined, in their order:
 // by the last of them to arrive, through memory, or, where there are few enough for a cluster of
 // thread blocks, by all of them through each other's shared memory.
 #pragma once
 
+#include "kernels/cuda/attend_plainly.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
+#include "kernels/ref/exact.h"
 
 namespace asynctls {
 
@@ -34,6 +36,25 @@ struct AttendParams {
   int split_tokens;     // fewest positions of a split, a multiple of a block's tiles
   float scale;          // of q . k, times log2(e)
 };
+
+// What both kinds of attention say alike.
+inline AttendParams AttendParamsOf(const View<const bf16, 3>& q,
+                                   const KvView& kv,
+                                   const View<const DecodeRow, 1>& rows,
+                                   float scale,
+                                   const View<bf16, 2>& out) {
+  AttendParams p{};
+  p.q = q.data;
+  p.kv = kv.rows.data;
+  p.slots = kv.slot_table.data;
+  p.rows = rows.data;
+  p.out = out.data;
+  p.table_width = kv.slot_table.dim(1);
+  p.groups = static_cast<int>(kv.rows.dim(1));
+  p.heads = static_cast<int>(q.dim(1)) / p.groups;
+  p.scale = scale * kLog2E;
+  return p;
+}
 
 inline constexpr int kTile = 16;    // positions
 inline constexpr int kColumns = 8;  // query heads
@@ -379,32 +400,24 @@ template <bool kSelected>
 __global__ void __launch_bounds__(32) AttendAnyKernel(const AttendParams p, int dim) {
   extern __shared__ __align__(16) float sum[];  // [D]
   const int64_t s = blockIdx.y;
-  const int h = static_cast<int>(blockIdx.x), g = h / p.heads, lane = static_cast<int>(threadIdx.x);
+  const int h = static_cast<int>(blockIdx.x), g = h / p.heads;
   GridWait();
   GridTrigger();
   const DecodeRow& row = p.rows[s];
-  const int64_t pair = s * p.groups + g;
-  const int count = kSelected ? p.token_count[pair] : row.length;
-  const int64_t head = s * p.groups * p.heads + h;
-  const bf16* q = p.q + head * dim;
-  for (int d = lane; d < dim; d += 32) sum[d] = 0;
-  float largest = kNegativeInfinity, weight = 0;
-  for (int i = 0; i < count; ++i) {
-    const int position = kSelected ? p.tokens[pair * p.max_tokens + i] : i;
-    const int64_t slot = p.slots[row.lane * p.table_width + position / kBlockPositions];
-    const bf16* k =
-        p.kv + ((slot * p.groups + g) * kBlockPositions + position % kBlockPositions) * 2 * dim;
-    float dot = 0;
-    for (int d = lane; d < dim; d += 32) dot = fmaf(Widen(q[d]), Widen(k[d]), dot);
-    const float logit = WarpSum(dot) * p.scale, top = fmaxf(largest, logit);
-    const float shrink = Exp2(largest - top), w = Exp2(logit - top);
-    largest = top;
-    weight = fmaf(weight, shrink, w);
-    for (int d = lane; d < dim; d += 32) sum[d] = fmaf(w, Widen(k[dim + d]), sum[d] * shrink);
-  }
-  for (int d = lane; d < dim; d += 32) {
-    p.out[head * dim + d] = Narrow(count == 0 ? 0.0f : sum[d] / weight);
-  }
+  const int64_t pair = s * p.groups + g, head = s * p.groups * p.heads + h;
+  const int32_t* tokens = kSelected ? p.tokens + pair * p.max_tokens : nullptr;
+  AttendPlainly(
+      p.q + head * dim,
+      p.kv,
+      p.slots + row.lane * p.table_width,
+      p.groups,
+      g,
+      dim,
+      kSelected ? p.token_count[pair] : row.length,
+      [&](int i) { return kSelected ? tokens[i] : i; },
+      p.scale,
+      sum,
+      p.out + head * dim);
 }
 
 // Launches over S rows. `split_tokens`: see AttendParams; kStages: tiles in flight per warp.

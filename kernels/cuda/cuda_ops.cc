@@ -79,7 +79,6 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(int device, const CudaL
   }
   auto state = std::make_unique<State>();
   state->device = device;
-  state->limits = limits;
   CUDA_CHECK(cudaSetDevice(device));
   CUDA_CHECK(cudaDeviceGetAttribute(&state->major, cudaDevAttrComputeCapabilityMajor, device));
   CUDA_CHECK(cudaDeviceGetAttribute(&state->minor, cudaDevAttrComputeCapabilityMinor, device));

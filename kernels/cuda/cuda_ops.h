@@ -26,7 +26,6 @@ struct CudaLimits {
   int kv_heads = 16;           // G
   int head_dim = 256;          // D
   int64_t max_blocks = 2048;   // M
-  int64_t max_tokens = 16384;  // K
   int64_t vocab = 160 * 1024;  // V
 };
 

@@ -277,8 +277,6 @@ void PromptGemm(
                               state.stream));
 }
 
-bool Aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
-
 template <typename Out>
 void Product(CudaOps::State& state,
              const View<bf16, 2>& w,

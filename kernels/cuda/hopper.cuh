@@ -59,6 +59,13 @@ __device__ inline void CopyTensor(
 __device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // ---- matrix products
+// The 64 sums of a lane as operands of an instruction: what asm statements have no loop for.
+#define ASYNCTLS_SUMS8(i)                                                                     \
+  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
+      "+f"(c[i + 6]), "+f"(c[i + 7])
+#define ASYNCTLS_SUMS                                                           \
+  ASYNCTLS_SUMS8(0), ASYNCTLS_SUMS8(8), ASYNCTLS_SUMS8(16), ASYNCTLS_SUMS8(24), \
+      ASYNCTLS_SUMS8(32), ASYNCTLS_SUMS8(40), ASYNCTLS_SUMS8(48), ASYNCTLS_SUMS8(56)
 // A matrix in shared memory as 128-byte rows whose 16-byte pieces are swizzled by the row's number
 // (what CopyTensor with SWIZZLE_128B writes). `next`: bytes from one 64-value column group to the
 // next, where the rows are along the summed dimension (else ignored).
@@ -92,70 +99,7 @@ __device__ inline void Product64x128(float (&c)[64], uint64_t a, uint64_t b, boo
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, "
       "p, 1, 1, 0, 0;\n"
       "}\n"
-      : "+f"(c[0]),
-        "+f"(c[1]),
-        "+f"(c[2]),
-        "+f"(c[3]),
-        "+f"(c[4]),
-        "+f"(c[5]),
-        "+f"(c[6]),
-        "+f"(c[7]),
-        "+f"(c[8]),
-        "+f"(c[9]),
-        "+f"(c[10]),
-        "+f"(c[11]),
-        "+f"(c[12]),
-        "+f"(c[13]),
-        "+f"(c[14]),
-        "+f"(c[15]),
-        "+f"(c[16]),
-        "+f"(c[17]),
-        "+f"(c[18]),
-        "+f"(c[19]),
-        "+f"(c[20]),
-        "+f"(c[21]),
-        "+f"(c[22]),
-        "+f"(c[23]),
-        "+f"(c[24]),
-        "+f"(c[25]),
-        "+f"(c[26]),
-        "+f"(c[27]),
-        "+f"(c[28]),
-        "+f"(c[29]),
-        "+f"(c[30]),
-        "+f"(c[31]),
-        "+f"(c[32]),
-        "+f"(c[33]),
-        "+f"(c[34]),
-        "+f"(c[35]),
-        "+f"(c[36]),
-        "+f"(c[37]),
-        "+f"(c[38]),
-        "+f"(c[39]),
-        "+f"(c[40]),
-        "+f"(c[41]),
-        "+f"(c[42]),
-        "+f"(c[43]),
-        "+f"(c[44]),
-        "+f"(c[45]),
-        "+f"(c[46]),
-        "+f"(c[47]),
-        "+f"(c[48]),
-        "+f"(c[49]),
-        "+f"(c[50]),
-        "+f"(c[51]),
-        "+f"(c[52]),
-        "+f"(c[53]),
-        "+f"(c[54]),
-        "+f"(c[55]),
-        "+f"(c[56]),
-        "+f"(c[57]),
-        "+f"(c[58]),
-        "+f"(c[59]),
-        "+f"(c[60]),
-        "+f"(c[61]),
-        "+f"(c[62]),
-        "+f"(c[63])
+      : ASYNCTLS_SUMS
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 // c += a b: [64, 16] in registers (as two halves of a 64 x 128 result lie) x [16, 128] by
@@ -169,72 +113,12 @@ __device__ inline void Product64x128(float (&c)[64], const uint32_t (&a)[4], uin
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, "
       "%66, %67}, %68, 1, "
       "1, 1, 1;\n"
-      : "+f"(c[0]),
-        "+f"(c[1]),
-        "+f"(c[2]),
-        "+f"(c[3]),
-        "+f"(c[4]),
-        "+f"(c[5]),
-        "+f"(c[6]),
-        "+f"(c[7]),
-        "+f"(c[8]),
-        "+f"(c[9]),
-        "+f"(c[10]),
-        "+f"(c[11]),
-        "+f"(c[12]),
-        "+f"(c[13]),
-        "+f"(c[14]),
-        "+f"(c[15]),
-        "+f"(c[16]),
-        "+f"(c[17]),
-        "+f"(c[18]),
-        "+f"(c[19]),
-        "+f"(c[20]),
-        "+f"(c[21]),
-        "+f"(c[22]),
-        "+f"(c[23]),
-        "+f"(c[24]),
-        "+f"(c[25]),
-        "+f"(c[26]),
-        "+f"(c[27]),
-        "+f"(c[28]),
-        "+f"(c[29]),
-        "+f"(c[30]),
-        "+f"(c[31]),
-        "+f"(c[32]),
-        "+f"(c[33]),
-        "+f"(c[34]),
-        "+f"(c[35]),
-        "+f"(c[36]),
-        "+f"(c[37]),
-        "+f"(c[38]),
-        "+f"(c[39]),
-        "+f"(c[40]),
-        "+f"(c[41]),
-        "+f"(c[42]),
-        "+f"(c[43]),
-        "+f"(c[44]),
-        "+f"(c[45]),
-        "+f"(c[46]),
-        "+f"(c[47]),
-        "+f"(c[48]),
-        "+f"(c[49]),
-        "+f"(c[50]),
-        "+f"(c[51]),
-        "+f"(c[52]),
-        "+f"(c[53]),
-        "+f"(c[54]),
-        "+f"(c[55]),
-        "+f"(c[56]),
-        "+f"(c[57]),
-        "+f"(c[58]),
-        "+f"(c[59]),
-        "+f"(c[60]),
-        "+f"(c[61]),
-        "+f"(c[62]),
-        "+f"(c[63])
+      : ASYNCTLS_SUMS
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
+
+#undef ASYNCTLS_SUMS
+#undef ASYNCTLS_SUMS8
 
 template <int kRegisters>
 __device__ inline void TakeRegisters() {

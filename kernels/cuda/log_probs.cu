@@ -42,7 +42,7 @@ __device__ uint64_t NextBest(const float* logits, int32_t vocab, int owner, uint
   uint64_t next = 0;
   for (int64_t id = owner + int64_t{threadIdx.x % 32} * kThreads; id < vocab;
        id += int64_t{32} * kThreads) {
-    const uint64_t rank = RankOf(LogitKey(logits[id]), id);
+    const uint64_t rank = RankOf(gpu::OrderedKey(logits[id]), id);
     if (rank < last) next = max(next, rank);
   }
   return WarpMax64(next);
@@ -64,10 +64,10 @@ __global__ void __launch_bounds__(kThreads) LogProbsKernel(const float* all,
   const float* logits = all + row.row * width;
   uint64_t own = 0;  // rank of the best of this thread's ids that is not listed yet
   for (int64_t id = threadIdx.x; id < vocab; id += kThreads) {
-    own = max(own, RankOf(LogitKey(logits[id]), id));
+    own = max(own, RankOf(gpu::OrderedKey(logits[id]), id));
   }
   const uint64_t best = BlockBest(shared, own);
-  const float largest = KeyOfRank(best) == 0 ? -INFINITY : LogitOfKey(KeyOfRank(best));
+  const float largest = KeyOfRank(best) == 0 ? -INFINITY : gpu::ScoreOfKey(KeyOfRank(best));
   uint64_t sum = 0;
   for (int64_t id = threadIdx.x; id < vocab; id += kThreads) {
     sum += FixedWeight(Weight(logits[id], largest));
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) LogProbsKernel(const float* all,
     const bool is_number = KeyOfRank(listed) != 0;
     if (threadIdx.x == 0) {
       top_ids[i * kMaxTopIds + k] = is_number ? IdOfRank(listed) : -1;
-      top_log_probs[i * kMaxTopIds + k] = is_number ? of(LogitOfKey(KeyOfRank(listed))) : 0.0f;
+      top_log_probs[i * kMaxTopIds + k] = is_number ? of(gpu::ScoreOfKey(KeyOfRank(listed))) : 0.0f;
     }
     if (!is_number) continue;
     const int owner = IdOfRank(listed) % kThreads;

@@ -5,21 +5,13 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 
 namespace asynctls {
 
-// Larger for larger logits, 0 for NaN only; equal for equal logits.
-__device__ inline uint32_t LogitKey(float logit) {
-  if (isnan(logit)) return 0;
-  const uint32_t bits = __float_as_uint(logit + 0.0f);  // -0 is 0
-  return bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
-}
-__device__ inline float LogitOfKey(uint32_t key) {
-  return __uint_as_float(key ^ (key >> 31 != 0 ? 0x80000000u : 0xffffffffu));
-}
-
 // Larger for what comes first: the larger logit, of equal ones (and of NaNs) the lower id.
+// `key`: gpu::OrderedKey of the logit.
 __device__ inline uint64_t RankOf(uint32_t key, int64_t id) {
   return uint64_t{key} << 32 | (0xffffffffu - static_cast<uint32_t>(id));
 }

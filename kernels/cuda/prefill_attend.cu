@@ -2,6 +2,7 @@
 // Causal attention of prompt chunks. A block takes 128 neighbouring rows of one head and walks the
 // lane's blocks of 64 positions from the first on, so that a row sees the same tiles in the same
 // order wherever its prompt was cut; tiles behind a row's position add nothing to it, bit for bit.
+#include "kernels/cuda/attend_plainly.cuh"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -176,24 +177,19 @@ __global__ void __launch_bounds__(32) PrefillAnyKernel(const PrefillParams p, in
   int first;
   if (!FindPrefillTile(p, static_cast<int>(blockIdx.y), 1, &segment, &first)) return;
   const int head = static_cast<int>(blockIdx.x), g = head / p.heads;
-  const int lane = static_cast<int>(threadIdx.x);
   const int64_t row = (int64_t{segment.row} + first) * p.groups * p.heads + head;
-  const bf16* q = p.q + row * dim;
-  for (int d = lane; d < dim; d += 32) sum[d] = 0;
-  float largest = kNegativeInfinity, weight = 0;
-  for (int i = 0; i <= segment.start + first; ++i) {
-    const int64_t slot = p.slots[segment.lane * p.table_width + i / kBlockPositions];
-    const bf16* k =
-        p.kv + ((slot * p.groups + g) * kBlockPositions + i % kBlockPositions) * 2 * dim;
-    float dot = 0;
-    for (int d = lane; d < dim; d += 32) dot = fmaf(Widen(q[d]), Widen(k[d]), dot);
-    const float logit = WarpSum(dot) * p.scale, top = fmaxf(largest, logit);
-    const float shrink = Exp2(largest - top), w = Exp2(logit - top);
-    largest = top;
-    weight = fmaf(weight, shrink, w);
-    for (int d = lane; d < dim; d += 32) sum[d] = fmaf(w, Widen(k[dim + d]), sum[d] * shrink);
-  }
-  for (int d = lane; d < dim; d += 32) p.out[row * dim + d] = Narrow(sum[d] / weight);
+  AttendPlainly(
+      p.q + row * dim,
+      p.kv,
+      p.slots + segment.lane * p.table_width,
+      p.groups,
+      g,
+      dim,
+      segment.start + first + 1,
+      [](int i) { return i; },
+      p.scale,
+      sum,
+      p.out + row * dim);
 }
 
 }  // namespace

@@ -97,8 +97,6 @@ __global__ void __launch_bounds__(kThreads) RmsNormAnyKernel(
   }
 }
 
-bool Aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
-
 }  // namespace
 
 void CudaOps::RmsNorm(const RmsNormArgs& a) {

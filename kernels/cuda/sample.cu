@@ -225,7 +225,7 @@ struct Sampler {
   __device__ void LimitTies(uint64_t keep, Cut& cut) const {
     const auto ties = [&](const auto& add) {
       Each([&](int32_t id, float logit) {
-        if (LogitKey(logit) == cut.key && id <= cut.last) add(~static_cast<uint32_t>(id), 1);
+        if (gpu::OrderedKey(logit) == cut.key && id <= cut.last) add(~static_cast<uint32_t>(id), 1);
       });
     };
     cut.last = static_cast<int32_t>(~Find<kTeam, false>(sh, keep, ties).value);
@@ -234,7 +234,7 @@ struct Sampler {
   // The row.top_k best ids. Requires: there are more.
   __device__ Cut TopK() const {
     const auto all = [&](const auto& add) {
-      Each([&](int32_t, float logit) { add(LogitKey(logit), 1); });
+      Each([&](int32_t, float logit) { add(gpu::OrderedKey(logit), 1); });
     };
     const auto needed = static_cast<uint64_t>(row.top_k);
     const Found found = Find<kTeam, false>(sh, needed, all);
@@ -247,13 +247,13 @@ struct Sampler {
   __device__ Cut TopP(uint64_t needed, const Cut& before) const {
     const auto kept = [&](const auto& add) {
       Each([&](int32_t id, float logit) {
-        const uint32_t key = LogitKey(logit);
+        const uint32_t key = gpu::OrderedKey(logit);
         if (before.Keeps(key, id)) add(key, FixedWeight(tempered(logit)));
       });
     };
     const Found found = Find<kTeam, true>(sh, needed, kept);
     Cut cut{found.value, found.value == before.key ? before.last : INT32_MAX};
-    const uint64_t each = FixedWeight(tempered(LogitOfKey(found.value)));
+    const uint64_t each = FixedWeight(tempered(gpu::ScoreOfKey(found.value)));
     const uint64_t keep = (needed - found.above + each - 1) / each;
     if (keep * each < found.amount) LimitTies(keep, cut);
     return cut;
@@ -261,7 +261,7 @@ struct Sampler {
 
   __device__ uint64_t Kept(const Cut& cut, int32_t id, float logit) const {
     const float weight = tempered(logit);
-    return weight >= row.min_p && cut.Keeps(LogitKey(logit), id) ? FixedWeight(weight) : 0;
+    return weight >= row.min_p && cut.Keeps(gpu::OrderedKey(logit), id) ? FixedWeight(weight) : 0;
   }
 
   __device__ uint64_t TeamSum(uint64_t* own, uint64_t x) const {
@@ -344,7 +344,7 @@ __device__ void LoadSlice(
   for (int32_t i = threadIdx.x; i < slice.count; i += kThreads) {
     const int32_t id = slice.begin + i;
     float logit = raw[id];
-    best = max(best, RankOf(LogitKey(logit), id));
+    best = max(best, RankOf(gpu::OrderedKey(logit), id));
     if (row.penalised()) {
       const uint32_t word = p.prompt[row.lane * p.prompt_width + id / 32];
       const uint32_t count = p.generated[row.lane * p.generated_width + id];
@@ -358,7 +358,7 @@ __device__ void LoadSlice(
     if (row.edit_count > 0) AddEdits(p, row, slice, sh);
     adjusted = 0;
     for (int32_t i = threadIdx.x; i < slice.count; i += kThreads) {
-      adjusted = max(adjusted, RankOf(LogitKey(slice.logits[i]), slice.begin + i));
+      adjusted = max(adjusted, RankOf(gpu::OrderedKey(slice.logits[i]), slice.begin + i));
     }
     adjusted = BlockMax(sh, adjusted);
   }
@@ -390,8 +390,9 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const Params p) {
     best_raw = max(best_raw, Load64<kTeam>(&sh.best[0], r));
     best = max(best, Load64<kTeam>(&sh.best[1], r));
   }
-  const float largest_raw = KeyOfRank(best_raw) == 0 ? -INFINITY : LogitOfKey(KeyOfRank(best_raw));
-  const float largest = KeyOfRank(best) == 0 ? -INFINITY : LogitOfKey(KeyOfRank(best));
+  const float largest_raw =
+      KeyOfRank(best_raw) == 0 ? -INFINITY : gpu::ScoreOfKey(KeyOfRank(best_raw));
+  const float largest = KeyOfRank(best) == 0 ? -INFINITY : gpu::ScoreOfKey(KeyOfRank(best));
   if (threadIdx.x == 0) sh.token = KeyOfRank(best) == 0 ? 0 : IdOfRank(best);
 
   const bool adjusted = row.penalised() || row.edit_count > 0;
@@ -409,7 +410,7 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const Params p) {
     if (row.top_p < 1) {
       uint64_t mass = 0;
       sampler.Each([&](int32_t id, float logit) {
-        if (cut.Keeps(LogitKey(logit), id)) mass += FixedWeight(sampler.tempered(logit));
+        if (cut.Keeps(gpu::OrderedKey(logit), id)) mass += FixedWeight(sampler.tempered(logit));
       });
       mass = sampler.TeamSum(&sh.sum[1], mass);
       const double needed = ceil(static_cast<double>(row.top_p) * static_cast<double>(mass));

@@ -45,7 +45,6 @@ struct CudaOps::State {
   int device = 0;
   int major = 0, minor = 0;
   int multiprocessors = 0;
-  CudaLimits limits;
   cudaStream_t stream = nullptr;
   cublasLtHandle_t lt = nullptr;
   std::unordered_map<uint64_t, cudaGraphExec_t> graphs;
@@ -62,6 +61,9 @@ struct CudaOps::State {
   View<uint32_t, 1> token_keys;  // [S, G, M P], where they do not fit shared memory
   View<float, 1> sampled;        // adjusted logits of some rows, where they do not fit it
 };
+
+// To 16 bytes: what kernels read and write at once where they can.
+inline bool Aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
 // Launches `kernel` on the stream in clusters of so many blocks (of grid.x); on sm_90 and later it
 // may start before its predecessor ends.

@@ -40,10 +40,7 @@ __global__ void __launch_bounds__(kThreads)
 void CudaOps::SwiGlu(const SwiGluArgs& a) {
   if (a.out.empty()) return;
   const int64_t width = a.out.dim(1);
-  const bool wide =
-      width % 8 == 0 &&
-      ((reinterpret_cast<uintptr_t>(a.gate_up.data) | reinterpret_cast<uintptr_t>(a.out.data)) &
-       15) == 0;
+  const bool wide = width % 8 == 0 && Aligned(a.gate_up.data) && Aligned(a.out.data);
   const int64_t items = wide ? width / 8 : width;
   Launch(*state_,
          wide ? SwiGluKernel<true> : SwiGluKernel<false>,

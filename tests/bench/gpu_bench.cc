@@ -215,8 +215,7 @@ class Bench {
                                  .query_heads = 40,
                                  .kv_heads = 8,
                                  .head_dim = 128,
-                                 .max_blocks = 2048,
-                                 .max_tokens = 4096});
+                                 .max_blocks = 2048});
     if (!made.ok()) {
       std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
       std::exit(1);
