@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/model/step_clock.h"
 #include "tests/testing/prometheus_text.h"
 
 namespace asynctls {
@@ -39,6 +40,13 @@ void SetOnce(Metrics& metrics) {
   metrics.SetCacheConfig(64, 1000);
   metrics.SetBuild("1.2");
   metrics.SetModel("demo", "DemoForCausalLM");
+}
+
+// Said in two layers that do not know each other.
+TEST(StepPhasesTest, AreThoseOfTheStepClock) {
+  const std::vector<std::string> ours(kStepPhases.begin(), kStepPhases.end());
+  const std::vector<std::string> clock(kStepPhaseNames.begin(), kStepPhaseNames.end());
+  EXPECT_EQ(ours, clock);
 }
 
 TEST(Metrics, NamesAndLabels) {
