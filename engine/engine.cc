@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine thread: one queue of messages in, one plan in flight, events out.
+// The engine thread: one queue of messages in, plans in flight, events out.
 #include "engine/engine.h"
 
 #include <algorithm>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_set>
@@ -84,7 +86,7 @@ struct Engine::Impl {
   void Run();
   void Handle(Message& message);
   void HandleStep(const StepDone& done, absl::Time now);
-  void StartStep();
+  bool StartStep();
   void CopyTable(absl::Time now);
   void Publish(const std::vector<Scheduler::Event>& events);
   void Deliver(std::vector<Scheduler::Event> events);
@@ -97,7 +99,10 @@ struct Engine::Impl {
   // Engine thread only.
   Scheduler scheduler;
   std::unique_ptr<WorkerGroup> workers;
-  bool in_flight = false, stopping = false;
+  // Of each plan in flight, oldest first: how long the ranks had nothing to do before it although
+  // requests were pending, as seen from here; none where no request was.
+  std::deque<std::optional<absl::Duration>> in_flight;
+  bool stopping = false;
   absl::Status failure;                    // of the workers, once they are dead
   absl::Time last_progress = absl::Now();  // a step began or ended
   // When the ranks became idle with requests pending; InfiniteFuture = nothing was pending.
@@ -135,13 +140,14 @@ Engine::Impl::Impl(const SchedulerConfig& scheduler_config,
 
 // The whole engine.
 void Engine::Impl::Run() {
-  while (!stopping || in_flight) {
+  while (!stopping || !in_flight.empty()) {
     for (Message& message : inbox.PopAll(scheduler.NextDeadline())) Handle(message);
     scheduler.Expire(absl::Now());
     if (!failure.ok()) {
       scheduler.FailAll(failure, absl::Now());
-    } else if (!in_flight) {
-      StartStep();
+    } else {
+      while (in_flight.size() < config.plans_in_flight && StartStep()) {
+      }
     }
     CopyTable(absl::Now());
     std::vector<Scheduler::Event> events = scheduler.TakeEvents();
@@ -167,33 +173,45 @@ void Engine::Impl::Handle(Message& message) {
 }
 
 void Engine::Impl::HandleStep(const StepDone& done, absl::Time now) {
-  in_flight = false;
+  const std::optional<absl::Duration> gap = in_flight.front();
+  in_flight.pop_front();
   last_progress = now;
+  if (!failure.ok()) return;  // what was in flight behind the step that failed
   failure = done.result.ok() ? scheduler.Commit(*done.result, now) : done.result.status();
+  if (!failure.ok()) {
+    failure = absl::UnavailableError(absl::StrCat("workers failed: ", failure.message()));
+    spdlog::critical("{}", std::string(failure.message()));
+    return;
+  }
   const bool pending = scheduler.running() + scheduler.waiting() > 0;
   idle_since = pending ? done.at : absl::InfiniteFuture();
-  if (failure.ok()) return;
-  failure = absl::UnavailableError(absl::StrCat("workers failed: ", failure.message()));
-  spdlog::critical("{}", std::string(failure.message()));
+  if (!gap.has_value()) return;
+  metrics.step_gap.Observe(done.result->has_idle_seconds() ? done.result->idle_seconds()
+                                                           : absl::ToDoubleSeconds(*gap));
 }
 
-void Engine::Impl::StartStep() {
+// Plans a step and sends it; false where there is nothing to do.
+bool Engine::Impl::StartStep() {
   const absl::Time begin = absl::Now();
   const bool report_blocks = begin < watched_until && begin - last_heat >= kWatchPeriod;
   auto plan = std::make_shared<const v1::StepPlan>(scheduler.Plan(begin, report_blocks));
   if (plan->work().empty()) {
     idle_since = absl::InfiniteFuture();
-    return;
+    return false;
   }
   if (report_blocks) last_heat = begin;
-  in_flight = true;
   last_progress = absl::Now();
-  if (idle_since != absl::InfiniteFuture()) {
-    metrics.step_gap.Observe(absl::ToDoubleSeconds(last_progress - idle_since));
+  if (!in_flight.empty()) {
+    in_flight.push_back(absl::ZeroDuration());
+  } else if (idle_since != absl::InfiniteFuture()) {
+    in_flight.push_back(last_progress - idle_since);
+  } else {
+    in_flight.push_back(std::nullopt);
   }
   workers->Submit(std::move(plan), [this](absl::StatusOr<v1::StepResult> result) {
     inbox.Push(StepDone{std::move(result), absl::Now()});
   });
+  return true;
 }
 
 // For whoever watches, if it is time.

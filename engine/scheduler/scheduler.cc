@@ -109,7 +109,7 @@ void Scheduler::Add(Request request, absl::Time arrived) {
   auto sequence = std::make_unique<Sequence>(
       std::move(request), arrived, config_.block_positions, allocator_, naming);
   const Request& added = sequence->request();
-  sequence->held_back = leader != nullptr && !leader->prompt_done();
+  sequence->held_back = leader != nullptr && !leader->prompt_planned();
   metrics_.requests_started.Increment();
   metrics_.requests_waiting.Increment();
   metrics_.waiting_by_priority[ClassOf(added)]->Increment();
@@ -181,7 +181,7 @@ void Scheduler::LeaveQueue(const Sequence& sequence) {
   left_queue_tokens_ += sequence.request().prompt.size();
 }
 
-// The request has read its prompt, or never will.
+// A plan reads the end of the request's prompt, or none ever will.
 void Scheduler::ReleaseFollowers(const std::string& id) {
   for (const auto& sequence : waiting_) {
     if (sequence->held_back && sequence->request().follows == id) sequence->held_back = false;
@@ -191,27 +191,40 @@ void Scheduler::ReleaseFollowers(const std::string& id) {
 // ------------------------------------------------------------------------------------- planning --
 
 v1::StepPlan Scheduler::Plan(absl::Time now, bool report_blocks) {
-  ASYNCTLS_CHECK(!in_flight_);
+  ASYNCTLS_CHECK(in_flight_.size() < config_.plans_in_flight);
   Admit(now);
-  uint32_t decodes = 0;
+  std::vector<Sequence*> reading, decoding;
   for (const auto& sequence : running_) {
+    if (!sequence->wants_rows()) continue;
     AdoptPrefix(*sequence);
-    decodes += sequence->prefill_left() == 0;
+    (sequence->prefill_left() > 0 ? reading : decoding).push_back(sequence.get());
   }
+  const auto decode_rows = static_cast<uint32_t>(decoding.size());
   v1::StepPlan plan;
-  const uint32_t prefill_rows = PlanPrefill(config_.max_step_tokens - decodes, plan);
-  const uint32_t decode_rows = PlanDecodes(plan);
+  plan.set_step(step_ + 1);
+  const uint32_t prefill_rows = PlanPrefill(reading, PrefillBudget(decode_rows), plan);
+  for (Sequence* sequence : decoding) AddWork(*sequence, 1, plan);
   UpdateBlockGauges();
   if (plan.work().empty()) return plan;
+  ++step_;
   CountRows(prefill_rows, decode_rows);
-  plan.set_step(++step_);
   plan.set_report_blocks(report_blocks);
-  heat_in_flight_ = report_blocks;
   plan.mutable_released_lanes()->Add(released_.begin(), released_.end());
   released_.clear();
-  in_flight_ = true;
-  planned_at_ = now;
+  in_flight_.push_back({.step = step_,
+                        .kind = decode_rows == 0    ? StepKind::kPrefill
+                                : prefill_rows == 0 ? StepKind::kDecode
+                                                    : StepKind::kMixed,
+                        .reports_blocks = report_blocks,
+                        .planned = now});
   return plan;
+}
+
+// Prompt rows of a step with so many decode rows: enough of them for one of every other lane.
+uint32_t Scheduler::PrefillBudget(uint32_t decodes) const {
+  const uint32_t left = config_.max_step_tokens - decodes;
+  if (decodes == 0 || config_.max_mixed_tokens == 0) return left;
+  return std::min(left, std::max(config_.max_mixed_tokens, lanes_ - decodes));
 }
 
 void Scheduler::AdoptPrefix(Sequence& sequence) {
@@ -223,14 +236,15 @@ void Scheduler::AdoptPrefix(Sequence& sequence) {
 // The budget is shared max-min fair: everybody gets an equal share, and what short ones leave goes
 // to the longer. A sequence about to compute what an older one is computing waits and takes it
 // over.
-uint32_t Scheduler::PlanPrefill(uint32_t budget, v1::StepPlan& plan) {
+uint32_t Scheduler::PlanPrefill(const std::vector<Sequence*>& sequences,
+                                uint32_t budget,
+                                v1::StepPlan& plan) {
   std::vector<Sequence*> reading;
-  for (const auto& sequence : running_) {
-    if (sequence->prefill_left() == 0) continue;
+  for (Sequence* sequence : sequences) {
     const bool waits = std::any_of(reading.begin(), reading.end(), [&](const Sequence* older) {
       return sequence->WaitsFor(*older);
     });
-    if (!waits) reading.push_back(sequence.get());
+    if (!waits) reading.push_back(sequence);
   }
   std::vector<size_t> by_length(reading.size());
   std::iota(by_length.begin(), by_length.end(), 0);
@@ -247,20 +261,7 @@ uint32_t Scheduler::PlanPrefill(uint32_t budget, v1::StepPlan& plan) {
   return std::accumulate(rows.begin(), rows.end(), 0u);
 }
 
-uint32_t Scheduler::PlanDecodes(v1::StepPlan& plan) {
-  uint32_t rows = 0;
-  for (const auto& sequence : running_) {
-    if (sequence->prefill_left() > 0) continue;
-    AddWork(*sequence, 1, plan);
-    ++rows;
-  }
-  return rows;
-}
-
 void Scheduler::CountRows(uint32_t prefill, uint32_t decode) {
-  kind_in_flight_ = decode == 0    ? StepKind::kPrefill
-                    : prefill == 0 ? StepKind::kDecode
-                                   : StepKind::kMixed;
   if (prefill > 0) metrics_.step_rows_prefill.Observe(prefill);
   if (decode > 0) metrics_.step_rows_decode.Observe(decode);
   metrics_.iteration_tokens.Observe(prefill + decode);
@@ -279,7 +280,9 @@ void Scheduler::AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan) {
     }
     sequence.started = true;
   }
-  sequence.PlanRows(rows, *plan.add_work());
+  const bool reading = !sequence.prompt_planned();
+  sequence.PlanRows(plan.step(), rows, *plan.add_work());
+  if (reading && sequence.prompt_planned()) ReleaseFollowers(sequence.request().id);
 }
 
 void Scheduler::UpdateBlockGauges() {

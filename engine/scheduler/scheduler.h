@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scheduler: turns waiting and running requests into a StepPlan and applies its StepResult. No
-// threads, no clock (time is passed in), no I/O: the same calls give the same plans. Engine thread
-// only, except Check. The rules are written down in engine/README.md.
+// Scheduler: turns waiting and running requests into StepPlans and applies their StepResults, in
+// the same order. With several plans in flight it plans as if no reply ended; a row planned for one
+// that did is surplus, and what comes of it is dropped. No threads, no clock (time is passed in),
+// no I/O: the same calls give the same plans. Engine thread only, except Check. The rules are
+// written down in engine/README.md.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <set>
 #include <string>
@@ -33,6 +36,10 @@ struct SchedulerConfig {
   // From ServerConfig. At most max_step_tokens lanes are used, so that every lane gets a row.
   uint32_t max_lanes = 32;
   uint32_t max_step_tokens = 1024;
+  // Prompt rows of a step that has decode rows; at least one for each prompt being read. 0 = what
+  // max_step_tokens leaves.
+  uint32_t max_mixed_tokens = 0;
+  uint32_t plans_in_flight = 1;
   uint32_t max_waiting_requests = 256;
   uint64_t max_waiting_prompt_tokens = 4194304;
   // How many requests behind one that does not fit yet may be admitted before it.
@@ -58,23 +65,23 @@ class Scheduler {
   void Add(Request request, absl::Time arrived);
 
   // Ends requests at once, with kAborted and `why`, or kStop where `why` is OK (the caller has seen
-  // what ends the reply); unknown ids are ignored. Lane and blocks of one
-  // in the plan in flight are kept until that step returns. `asked` <= now: when the caller said
-  // so.
+  // what ends the reply); unknown ids are ignored. Lane and blocks of one in a plan in flight are
+  // kept until that step returns. `asked` <= now: when the caller said so.
   void Cancel(const std::string& id, const absl::Status& why, absl::Time asked, absl::Time now);
   void CancelAll(const absl::Status& why, absl::Time now);
   // Ends those whose deadline has passed, in any phase (kAborted, DEADLINE_EXCEEDED).
   void Expire(absl::Time now);
   absl::Time NextDeadline() const;  // InfiniteFuture without any
-  // The workers are dead: ends everything with kFailed and `why`; the plan in flight is forgotten.
+  // The workers are dead: ends everything with kFailed and `why`; plans in flight are forgotten.
   void FailAll(const absl::Status& why, absl::Time now);
 
-  // The next step; without `work` when there is nothing to do. Requires: no plan in flight. A plan
-  // with work is in flight until Commit or FailAll. `report_blocks`: the ranks report block heat.
+  // The next step; without `work` when there is nothing to do. Requires: fewer than plans_in_flight
+  // of them. A plan with work is in flight until Commit or FailAll. `report_blocks`: the ranks
+  // report block heat.
   v1::StepPlan Plan(absl::Time now, bool report_blocks);
 
-  // Applies the result of the plan in flight. Errors: INTERNAL when it does not answer that plan
-  // (nothing is changed; FailAll is what is left to do).
+  // Applies the result of the oldest plan in flight. Errors: INTERNAL when it does not answer that
+  // plan (nothing is changed; FailAll is what is left to do).
   absl::Status Commit(const v1::StepResult& result, absl::Time now);
 
   // News since the last call, in order.
@@ -95,6 +102,12 @@ class Scheduler {
 
  private:
   using Sequences = std::vector<std::unique_ptr<Sequence>>;
+  struct InFlight {
+    uint64_t step;
+    StepKind kind;
+    bool reports_blocks;
+    absl::Time planned;
+  };
 
   // Admission.
   Sequence* Find(const std::string& id) const;  // live, or null
@@ -106,18 +119,22 @@ class Scheduler {
 
   // Planning.
   void AdoptPrefix(Sequence& sequence);
-  // Both return the rows they planned.
-  uint32_t PlanPrefill(uint32_t budget, v1::StepPlan& plan);
-  uint32_t PlanDecodes(v1::StepPlan& plan);
+  uint32_t PrefillBudget(uint32_t decodes) const;
+  // Returns the rows it planned.
+  uint32_t PlanPrefill(const std::vector<Sequence*>& sequences,
+                       uint32_t budget,
+                       v1::StepPlan& plan);
   void CountRows(uint32_t prefill, uint32_t decode);
   void AddWork(Sequence& sequence, uint32_t rows, v1::StepPlan& plan);
 
-  // Committing.
+  // Committing the oldest plan in flight.
   absl::Status CheckResult(const v1::StepResult& result) const;
   absl::Status CheckTokens(const v1::StepResult& result) const;
   absl::Status CheckReads(const v1::StepResult& result) const;
   absl::Status CheckPromptTokens(const v1::StepResult& result) const;
+  uint32_t LogProbsDue(const Sequence& sequence) const;
   bool ValidTop(const v1::TopIds& top) const;
+  void CountReads(const v1::StepResult& result);
   // `sampled`: the sequence's token, null without one.
   void CommitSequence(Sequence& sequence,
                       const v1::StepResult& result,
@@ -125,7 +142,6 @@ class Scheduler {
                       absl::Time now);
   void CommitPromptTokens(Sequence& sequence, const v1::StepResult& result);
   void CommitToken(Sequence& sequence, const v1::SampledToken& sampled, absl::Time now);
-  void CountReads(const v1::StepResult& result);
 
   // Ending. `End` selects unfinished sequences, waiting or running, and finishes them.
   struct Ending {
@@ -144,7 +160,11 @@ class Scheduler {
   void DropFinished(absl::Time now);
   void ObserveFreed(const Sequence& sequence, absl::Time now);
   void UpdateBlockGauges();
+  // What has rows in the oldest plan in flight, and these; null without.
   Sequence* OnLane(Lane lane) const;
+  const Sequence::Rows* RowsOf(const Sequence& sequence) const {
+    return sequence.RowsOf(in_flight_.front().step);
+  }
 
   const SchedulerConfig config_;
   const uint32_t lanes_;
@@ -158,12 +178,10 @@ class Scheduler {
   std::vector<Sequence*> on_lane_;  // of running_, by lane; null where the lane is free
   std::vector<Lane> released_;      // to be told with the next plan
   std::vector<Event> events_;
-  uint64_t step_ = 0;
+  uint64_t step_ = 0;  // last planned
   int64_t committed_steps_ = 0;
-  bool in_flight_ = false;
-  bool heat_in_flight_ = false;  // the plan in flight asks for block heat
-  StepKind kind_in_flight_ = StepKind::kDecode;
-  absl::Time planned_at_;
+  std::deque<InFlight> in_flight_;  // oldest first
+  absl::Time committed_at_ = absl::InfinitePast();
   uint64_t left_queue_requests_ = 0, left_queue_tokens_ = 0;
 };
 

@@ -34,13 +34,14 @@ Outcome OutcomeOf(FinishReason reason, const absl::Status& why) {
 
 Sequence* Scheduler::OnLane(Lane lane) const {
   Sequence* const sequence = lane < on_lane_.size() ? on_lane_[lane] : nullptr;
-  return sequence != nullptr && sequence->rows_in_flight() > 0 ? sequence : nullptr;
+  return sequence != nullptr && RowsOf(*sequence) != nullptr ? sequence : nullptr;
 }
 
 absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
-  if (result.step() != step_) {
+  const uint64_t step = in_flight_.front().step;
+  if (result.step() != step) {
     return absl::InternalError(
-        absl::StrCat("workers answered step ", result.step(), " instead of ", step_));
+        absl::StrCat("workers answered step ", result.step(), " instead of ", step));
   }
   absl::Status status = CheckTokens(result);
   if (status.ok()) status = CheckReads(result);
@@ -59,32 +60,32 @@ absl::Status Scheduler::CheckTokens(const v1::StepResult& result) const {
   std::set<Lane> sampled;
   for (const v1::SampledToken& token : result.sampled()) {
     const Sequence* sequence = OnLane(token.lane());
-    if (sequence == nullptr || !sequence->sample_in_flight() ||
-        token.token() >= config_.vocab_size || !ValidTop(token.top()) ||
-        !sampled.insert(token.lane()).second) {
+    if (sequence == nullptr || !RowsOf(*sequence)->sample || token.token() >= config_.vocab_size ||
+        !ValidTop(token.top()) || !sampled.insert(token.lane()).second) {
       return absl::InternalError(absl::StrCat(
-          "step ", step_, ": unexpected token ", token.token(), " on lane ", token.lane()));
+          "step ", result.step(), ": unexpected token ", token.token(), " on lane ", token.lane()));
     }
   }
   for (const auto& sequence : running_) {
-    if (sequence->rows_in_flight() > 0 && sequence->sample_in_flight() &&
-        sampled.count(*sequence->lane) == 0) {
+    const Sequence::Rows* rows = RowsOf(*sequence);
+    if (rows != nullptr && rows->sample && sampled.count(*sequence->lane) == 0) {
       return absl::InternalError(
-          absl::StrCat("step ", step_, ": no token for lane ", *sequence->lane));
+          absl::StrCat("step ", result.step(), ": no token for lane ", *sequence->lane));
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status Scheduler::CheckReads(const v1::StepResult& result) const {
+  const bool heat = in_flight_.front().reports_blocks;
   for (const v1::LaneRead& read : result.reads()) {
     const Sequence* sequence = OnLane(read.lane());
     const auto blocks = static_cast<int64_t>(read.block_heat().size());
-    if (sequence == nullptr || !sequence->decode_in_flight() ||
+    if (sequence == nullptr || !RowsOf(*sequence)->decode ||
         read.mode() < v1::ATTENTION_MODE_DENSE || read.mode() > v1::ATTENTION_MODE_LAGGED ||
-        blocks > (heat_in_flight_ ? sequence->held() : 0)) {
+        blocks > (heat ? sequence->held() : 0)) {
       return absl::InternalError(absl::StrCat("step ",
-                                              step_,
+                                              result.step(),
                                               ": unexpected read of lane ",
                                               read.lane(),
                                               ", mode ",
@@ -97,18 +98,24 @@ absl::Status Scheduler::CheckReads(const v1::StepResult& result) const {
   return absl::OkStatus();
 }
 
+// The end of the prompt positions whose log-probability is known once the rows are done (a row says
+// it of the position behind it).
+uint32_t Scheduler::LogProbsDue(const Sequence& sequence) const {
+  return std::min(RowsOf(sequence)->end() + 1, sequence.usage.prompt_tokens);
+}
+
 // The rows of a step say something about the tokens behind them. Those of a lane come in order,
 // each once, and with the prompt's last row all of them have come.
 absl::Status Scheduler::CheckPromptTokens(const v1::StepResult& result) const {
   std::map<Lane, uint64_t> told;
   for (const auto& sequence : running_) {
-    if (sequence->rows_in_flight() > 0 && sequence->wants_prompt_log_probs()) {
+    if (RowsOf(*sequence) != nullptr && sequence->wants_prompt_log_probs()) {
       told[*sequence->lane] = sequence->log_probs_told;
     }
   }
-  const auto refused = [this](Lane lane, uint64_t start, int count) {
+  const auto refused = [&](Lane lane, uint64_t start, int count) {
     return absl::InternalError(absl::StrCat("step ",
-                                            step_,
+                                            result.step(),
                                             ": unexpected prompt log-probabilities on lane ",
                                             lane,
                                             ": ",
@@ -120,7 +127,7 @@ absl::Status Scheduler::CheckPromptTokens(const v1::StepResult& result) const {
     const auto it = told.find(tokens.lane());
     const int count = tokens.log_probs_size();
     if (it == told.end() || tokens.start() != it->second || count == 0 ||
-        tokens.start() + uint64_t(count) > OnLane(tokens.lane())->log_probs_due() ||
+        tokens.start() + uint64_t(count) > LogProbsDue(*OnLane(tokens.lane())) ||
         (tokens.top_size() != 0 && tokens.top_size() != count) ||
         !std::all_of(tokens.top().begin(), tokens.top().end(), [this](const v1::TopIds& top) {
           return ValidTop(top);
@@ -132,27 +139,29 @@ absl::Status Scheduler::CheckPromptTokens(const v1::StepResult& result) const {
   for (const auto& [lane, end] : told) {
     const Sequence& sequence = *OnLane(lane);
     const uint32_t size = sequence.usage.prompt_tokens;
-    const bool all = sequence.computed() + sequence.rows_in_flight() >= size;
-    if (all && end != size) return refused(lane, end, 0);
+    if (RowsOf(sequence)->end() >= size && end != size) return refused(lane, end, 0);
   }
   return absl::OkStatus();
 }
 
 absl::Status Scheduler::Commit(const v1::StepResult& result, absl::Time now) {
-  ASYNCTLS_CHECK(in_flight_);
+  ASYNCTLS_CHECK(!in_flight_.empty());
   const absl::Status valid = CheckResult(result);
   if (!valid.ok()) return valid;
-  in_flight_ = false;
-  ++committed_steps_;
-  metrics_.step_seconds[static_cast<size_t>(kind_in_flight_)]->Observe(Seconds(now - planned_at_));
+  const InFlight& step = in_flight_.front();
+  const absl::Time begun = std::max(step.planned, committed_at_);
+  metrics_.step_seconds[static_cast<size_t>(step.kind)]->Observe(Seconds(now - begun));
   for (const auto& phase : result.phases()) metrics_.AddStepPhase(phase.name(), phase.seconds());
   CountReads(result);
   std::vector<const v1::SampledToken*> sampled(on_lane_.size());  // by lane
   for (const v1::SampledToken& token : result.sampled()) sampled[token.lane()] = &token;
   for (const auto& sequence : running_) {
-    if (sequence->rows_in_flight() == 0) continue;
+    if (RowsOf(*sequence) == nullptr) continue;
     CommitSequence(*sequence, result, sampled[*sequence->lane], now);
   }
+  in_flight_.pop_front();
+  ++committed_steps_;
+  committed_at_ = now;
   DropFinished(now);
   return absl::OkStatus();
 }
@@ -162,7 +171,7 @@ void Scheduler::CountReads(const v1::StepResult& result) {
   for (const v1::LaneRead& read : result.reads()) {
     Sequence& sequence = *OnLane(read.lane());
     AddKvRead(sequence.usage.kv_read, read.read());
-    if (heat_in_flight_) sequence.block_heat = read.block_heat();
+    if (in_flight_.front().reports_blocks) sequence.block_heat = read.block_heat();
     const auto& counters = metrics_.kv_reads[read.mode() - v1::ATTENTION_MODE_DENSE];
     counters.blocks->Increment(static_cast<double>(read.read().blocks()));
     counters.tokens->Increment(static_cast<double>(read.read().tokens()));
@@ -175,14 +184,14 @@ void Scheduler::CommitSequence(Sequence& sequence,
                                const v1::StepResult& result,
                                const v1::SampledToken* sampled,
                                absl::Time now) {
-  const bool reading = !sequence.prompt_done();
-  if (reading) metrics_.prompt_tokens_computed.Increment(sequence.rows_in_flight());
-  sequence.usage.decode_steps += sequence.decode_in_flight();
+  const Sequence::Rows rows = *RowsOf(sequence);
+  const uint32_t prompt = sequence.usage.prompt_tokens;
+  if (rows.start < prompt) metrics_.prompt_tokens_computed.Increment(rows.count);
+  sequence.usage.decode_steps += rows.decode;
   sequence.CommitRows();
-  if (sequence.finished) return;
-  if (reading && sequence.prompt_done()) ReleaseFollowers(sequence.request().id);
   if (sequence.wants_prompt_log_probs()) CommitPromptTokens(sequence, result);
-  if (!sequence.decode_in_flight() && !sequence.prompt_done()) {
+  if (sequence.finished) return;
+  if (!rows.decode && rows.end() < prompt) {
     TokenEvent progress;
     progress.prompt_tokens_done = sequence.computed();
     events_.push_back({sequence.shared_request(), std::move(progress)});
@@ -194,6 +203,7 @@ void Scheduler::CommitPromptTokens(Sequence& sequence, const v1::StepResult& res
   for (const v1::PromptTokens& tokens : result.prompt_tokens()) {
     if (tokens.lane() != *sequence.lane) continue;
     sequence.log_probs_told += static_cast<uint32_t>(tokens.log_probs_size());
+    if (sequence.finished) continue;
     TokenEvent event;
     event.prompt_log_probs = tokens;
     events_.push_back({sequence.shared_request(), std::move(event)});
@@ -269,7 +279,7 @@ absl::Time Scheduler::NextDeadline() const {
 }
 
 void Scheduler::FailAll(const absl::Status& why, absl::Time now) {
-  in_flight_ = false;
+  in_flight_.clear();
   for (const auto& sequence : running_) sequence->DropRows();
   End([](const Sequence&) { return true; }, {FinishReason::kFailed, why, now, now});
 }
@@ -285,7 +295,7 @@ void Scheduler::Finish(Sequence& sequence,
   } else {
     LeaveQueue(sequence);
   }
-  if (!sequence.prompt_done()) ReleaseFollowers(sequence.request().id);
+  if (!sequence.prompt_planned()) ReleaseFollowers(sequence.request().id);
   const absl::Time admitted = std::min(sequence.admitted, now);
   const absl::Time first_token = std::min(sequence.first_token, now);
   TokenEvent::Finished finished;
@@ -317,7 +327,7 @@ void Scheduler::ObserveFinish(const Sequence& sequence, const TokenEvent::Finish
   metrics_.request_generation_tokens.Observe(tokens);
 }
 
-// Lets go of finished sequences, except those that the plan in flight names: the ranks may still
+// Lets go of finished sequences, except those that a plan in flight names: the ranks may still
 // write to their blocks.
 void Scheduler::DropFinished(absl::Time now) {
   std::erase_if(waiting_, [&](const auto& sequence) {
@@ -325,7 +335,7 @@ void Scheduler::DropFinished(absl::Time now) {
     return sequence->finished;
   });
   std::erase_if(running_, [&](const auto& sequence) {
-    if (!sequence->finished || sequence->rows_in_flight() > 0) return false;
+    if (!sequence->finished || sequence->in_flight()) return false;
     free_lanes_.insert(*sequence->lane);
     on_lane_[*sequence->lane] = nullptr;
     if (sequence->started) released_.push_back(*sequence->lane);

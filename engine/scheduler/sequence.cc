@@ -65,54 +65,56 @@ int64_t Sequence::CountHeldHits() const {
 }
 
 uint32_t Sequence::AdoptPrefix() {
-  const uint32_t before = computed_;
-  while (computed_ % block_positions_ == 0 && computed_ / block_positions_ < shareable_) {
-    const uint32_t block = computed_ / block_positions_;
+  const uint32_t before = planned_;
+  while (planned_ % block_positions_ == 0 && planned_ / block_positions_ < shareable_) {
+    const uint32_t block = planned_ / block_positions_;
     const auto hit = allocator_.Find(names_[block], BlockTokens(block));
     if (!hit.has_value()) break;
     table_.Adopt(*hit);
-    computed_ += block_positions_;
+    planned_ += block_positions_;
     named_ = block + 1;
   }
-  usage.cached_tokens += computed_ - before;
-  return computed_ - before;
+  usage.cached_tokens += planned_ - before;
+  return planned_ - before;
 }
 
 bool Sequence::WaitsFor(const Sequence& older) const {
-  const uint32_t block = computed_ / block_positions_;
-  return computed_ % block_positions_ == 0 && block < shareable_ && block < older.names_.size() &&
-         older.computed_ < (block + 1) * block_positions_ && names_[block] == older.names_[block];
+  const uint32_t block = planned_ / block_positions_;
+  return planned_ % block_positions_ == 0 && block < shareable_ && block < older.names_.size() &&
+         older.planned_ < (block + 1) * block_positions_ && names_[block] == older.names_[block];
 }
 
-void Sequence::PlanRows(uint32_t count, v1::LaneWork& work) {
-  ASYNCTLS_CHECK(rows_in_flight_ == 0 && lane.has_value());
+void Sequence::PlanRows(uint64_t step, uint32_t count, v1::LaneWork& work) {
+  ASYNCTLS_CHECK(wants_rows() && lane.has_value());
   const uint32_t prompt = PromptSize(*request_);
-  const uint32_t end = computed_ + count;
-  decode_in_flight_ = prefill_left() == 0;
-  sample_in_flight_ = end >= prompt;
-  rows_in_flight_ = count;
-  while (table_.size() * block_positions_ < end) table_.Grow();
+  const Rows rows = {.step = step,
+                     .start = planned_,
+                     .count = count,
+                     .decode = prefill_left() == 0,
+                     .sample = planned_ + count >= prompt};
+  while (table_.size() * block_positions_ < rows.end()) table_.Grow();
   work.set_lane(*lane);
   work.mutable_new_blocks()->Add(table_.ids().begin() + announced_, table_.ids().end());
   announced_ = static_cast<uint32_t>(table_.size());
-  work.set_start(computed_);
+  work.set_start(rows.start);
   work.set_count(count);
-  if (computed_ < prompt) {
-    const auto first = request_->prompt.begin() + computed_;
+  if (rows.start < prompt) {
+    const auto first = request_->prompt.begin() + rows.start;
     work.mutable_tokens()->Add(first, first + count);
-    if (request_->sampling.prompt_log_probs() && end < prompt) {
-      work.set_next_token(request_->prompt[end]);
+    if (request_->sampling.prompt_log_probs() && rows.end() < prompt) {
+      work.set_next_token(request_->prompt[rows.end()]);
     }
   }
-  work.set_decode(decode_in_flight_);
-  work.set_sample(sample_in_flight_);
+  work.set_decode(rows.decode);
+  work.set_sample(rows.sample);
+  rows_.push_back(rows);
+  planned_ = rows.end();
+  samples_planned_ += rows.sample;
+  NameBlocks();
 }
 
-void Sequence::CommitRows() {
-  computed_ += rows_in_flight_;
-  rows_in_flight_ = 0;
-  const uint32_t full =
-      std::min(computed_ / block_positions_, static_cast<uint32_t>(names_.size()));
+void Sequence::NameBlocks() {
+  const uint32_t full = std::min(planned_ / block_positions_, static_cast<uint32_t>(names_.size()));
   for (; named_ < full; ++named_) {
     allocator_.SetName(table_.ids()[named_], names_[named_], BlockTokens(named_));
   }
@@ -127,7 +129,7 @@ RequestStatus Sequence::Status(absl::Time now) const {
   status.priority = request_->priority;
   status.prompt = usage.prompt_tokens;
   status.cached = usage.cached_tokens;
-  status.computed = computed_;
+  status.computed = computed();
   status.generated = usage.completion_tokens;
   status.blocks = held();
   status.age = now - arrived;

@@ -74,6 +74,7 @@ absl::Status Merge(v1::InitReply& reply, const v1::InitReply& other, int rank) {
                                             reply.ShortDebugString()));
   }
   reply.set_blocks(std::min(reply.blocks(), other.blocks()));
+  reply.set_plans_in_flight(std::min(reply.plans_in_flight(), other.plans_in_flight()));
   reply.set_kv_bytes_per_token(reply.kv_bytes_per_token() + other.kv_bytes_per_token());
   reply.set_code_bytes_per_token(reply.code_bytes_per_token() + other.code_bytes_per_token());
   reply.set_device(absl::StrCat(reply.device(), "; ", other.device()));

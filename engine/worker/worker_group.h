@@ -21,7 +21,8 @@ class WorkerGroup {
   // Initialises all ranks in parallel (they meet in a collective, so each needs the others) and
   // blocks until all are done. `request` is common to all: rank and ranks are filled in here;
   // `rendezvous` is chosen by the caller, fresh for every group. The reply is rank 0's with the
-  // ranks' bytes per token added up, their memory listed, and the fewest blocks of any rank.
+  // ranks' bytes per token added up, their memory listed, and the fewest blocks and plans in flight
+  // of any rank.
   // Errors: the first failure, the rank's number in front; INTERNAL when ranks disagree about the
   // model or the block size. Called once.
   absl::StatusOr<v1::InitReply> Init(v1::InitRequest request);

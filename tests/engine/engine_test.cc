@@ -72,7 +72,8 @@ std::vector<uint32_t> Prompt(uint32_t size, uint32_t seed) {
   return prompt;
 }
 
-class EngineTest : public ::testing::Test {
+// By how many plans may be in flight.
+class EngineTest : public ::testing::TestWithParam<uint32_t> {
  protected:
   void Start(const FakeOptions& options, SchedulerConfig config = {}, int ranks = 1) {
     std::vector<std::unique_ptr<Worker>> workers;
@@ -85,6 +86,7 @@ class EngineTest : public ::testing::Test {
     config.vocab_size = reply->model().vocab_size();
     config.max_context = reply->model().max_context();
     config.fingerprint = reply->model().fingerprint();
+    config.plans_in_flight = GetParam();
     engine_ = std::make_unique<Engine>(config, std::move(group), metrics_);
   }
 
@@ -109,7 +111,7 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Engine> engine_;
 };
 
-TEST_F(EngineTest, RepliesWithTheModelsTokensAndUsage) {
+TEST_P(EngineTest, RepliesWithTheModelsTokensAndUsage) {
   Start({});
   Client client;
   ASSERT_TRUE(Submit("a", Prompt(200, 1), 10, client).ok());
@@ -129,7 +131,7 @@ TEST_F(EngineTest, RepliesWithTheModelsTokensAndUsage) {
   EXPECT_EQ(metrics_.step_gap.Collect().histogram.sample_count, 9) << "between steps, not before";
 }
 
-TEST_F(EngineTest, ManyThreadsManyRequestsEachGetsItsOwnReply) {
+TEST_P(EngineTest, ManyThreadsManyRequestsEachGetsItsOwnReply) {
   FakeOptions options;
   options.blocks = 64;
   options.max_lanes = 8;
@@ -180,7 +182,7 @@ TEST_F(EngineTest, ManyThreadsManyRequestsEachGetsItsOwnReply) {
   EXPECT_EQ(metrics_.requests_waiting.Value(), 0);
 }
 
-TEST_F(EngineTest, RefusesAtTheDoor) {
+TEST_P(EngineTest, RefusesAtTheDoor) {
   FakeOptions options;
   options.blocks = 4;
   options.step_time = absl::Milliseconds(20);
@@ -208,7 +210,7 @@ TEST_F(EngineTest, RefusesAtTheDoor) {
   EXPECT_EQ(unused.Wait().reason, FinishReason::kLength);
 }
 
-TEST_F(EngineTest, DeadlineEndsAWaitingRequestWhileAnotherRuns) {
+TEST_P(EngineTest, DeadlineEndsAWaitingRequestWhileAnotherRuns) {
   FakeOptions options;
   options.step_time = absl::Milliseconds(5);
   SchedulerConfig config;
@@ -227,7 +229,7 @@ TEST_F(EngineTest, DeadlineEndsAWaitingRequestWhileAnotherRuns) {
   EXPECT_TRUE(running.finished());
 }
 
-TEST_F(EngineTest, DrainLetsRunningOnesFinishAndRefusesNewOnes) {
+TEST_P(EngineTest, DrainLetsRunningOnesFinishAndRefusesNewOnes) {
   FakeOptions options;
   options.step_time = absl::Milliseconds(2);
   Start(options);
@@ -246,7 +248,7 @@ TEST_F(EngineTest, DrainLetsRunningOnesFinishAndRefusesNewOnes) {
   EXPECT_TRUE(absl::IsUnavailable(Submit("b", Prompt(10, 1), 1, late)));
 }
 
-TEST_F(EngineTest, DrainLimitCancelsTheRest) {
+TEST_P(EngineTest, DrainLimitCancelsTheRest) {
   FakeOptions options;
   options.step_time = absl::Milliseconds(2);
   Start(options);
@@ -258,7 +260,7 @@ TEST_F(EngineTest, DrainLimitCancelsTheRest) {
   EXPECT_EQ(engine_->snapshot().running, 0);
 }
 
-TEST_F(EngineTest, WorkerFailureEndsEverythingUnavailable) {
+TEST_P(EngineTest, WorkerFailureEndsEverythingUnavailable) {
   FakeOptions options;
   options.fail_at_step = 5;
   SchedulerConfig config;
@@ -286,7 +288,7 @@ TEST_F(EngineTest, WorkerFailureEndsEverythingUnavailable) {
   EXPECT_EQ(engine_->snapshot().blocks_used, 0);
 }
 
-TEST_F(EngineTest, DestructionFinishesWhatIsLeft) {
+TEST_P(EngineTest, DestructionFinishesWhatIsLeft) {
   FakeOptions options;
   options.step_time = absl::Milliseconds(5);
   SchedulerConfig config;
@@ -302,7 +304,7 @@ TEST_F(EngineTest, DestructionFinishesWhatIsLeft) {
   EXPECT_TRUE(absl::IsUnavailable(waiting.Wait().status));
 }
 
-TEST_F(EngineTest, PrefixOfAFinishedRequestIsFoundAgain) {
+TEST_P(EngineTest, PrefixOfAFinishedRequestIsFoundAgain) {
   Start({});
   Client first, second, salted;
   const auto prompt = Prompt(1000, 3);
@@ -320,6 +322,36 @@ TEST_F(EngineTest, PrefixOfAFinishedRequestIsFoundAgain) {
   ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
   EXPECT_EQ(salted.Wait().usage.cached_tokens, 0);
   EXPECT_EQ(first.tokens(), salted.tokens());
+}
+
+TEST_P(EngineTest, AStopGivesBackWhatIsInFlightBehindIt) {
+  FakeOptions options;
+  options.step_time = absl::Milliseconds(1);
+  Start(options);
+  const auto prompt = Prompt(130, 1);
+  const auto reply = ExpectedReply(prompt, 100);
+  std::vector<Client> clients(3);
+  for (size_t i = 0; i < clients.size(); ++i) {
+    Request request;
+    request.id = absl::StrCat(i);
+    request.prompt = prompt;
+    request.max_tokens = 100;
+    request.stop_tokens = {reply[20 + i]};
+    request.on_event = [&client = clients[i]](const TokenEvent& event) { client.OnEvent(event); };
+    ASSERT_TRUE(engine_->Submit(std::move(request)).ok());
+  }
+  for (size_t i = 0; i < clients.size(); ++i) {
+    const TokenEvent::Finished finished = clients[i].Wait();
+    EXPECT_EQ(finished.reason, FinishReason::kStop);
+    EXPECT_EQ(finished.usage.completion_tokens, 20 + i);
+    EXPECT_EQ(finished.usage.decode_steps, 20 + i);
+    EXPECT_THAT(clients[i].tokens(), ElementsAreArray(reply.begin(), reply.begin() + 20 + i));
+  }
+  for (int i = 0; i < 10000 && engine_->snapshot().blocks_used > 0; ++i) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(engine_->snapshot().blocks_used, 0);
+  EXPECT_EQ(engine_->snapshot().generation_tokens, 20 + 21 + 22);
 }
 
 // -------------------------------------------------------------------------------- n sequences --
@@ -342,7 +374,7 @@ std::vector<Request> Group(const std::string& id,
   return requests;
 }
 
-TEST_F(EngineTest, SequencesOfOneRequestReadItsPromptOnce) {
+TEST_P(EngineTest, SequencesOfOneRequestReadItsPromptOnce) {
   SchedulerConfig config;
   config.max_step_tokens = 256;
   Start({}, config);
@@ -366,7 +398,7 @@ TEST_F(EngineTest, SequencesOfOneRequestReadItsPromptOnce) {
   EXPECT_EQ(metrics_.request_params_max_tokens.Collect().histogram.sample_sum, 8);
 }
 
-TEST_F(EngineTest, AllSequencesAreAcceptedOrNone) {
+TEST_P(EngineTest, AllSequencesAreAcceptedOrNone) {
   FakeOptions options;
   options.step_time = absl::Milliseconds(5);
   SchedulerConfig config;
@@ -401,7 +433,7 @@ TEST_F(EngineTest, AllSequencesAreAcceptedOrNone) {
   for (Client& client : clients) EXPECT_EQ(client.Wait().reason, FinishReason::kLength);
 }
 
-TEST_F(EngineTest, DrainWaitsForFollowersToo) {
+TEST_P(EngineTest, DrainWaitsForFollowersToo) {
   FakeOptions options;
   options.step_time = absl::Milliseconds(1);
   SchedulerConfig config;
@@ -418,7 +450,7 @@ TEST_F(EngineTest, DrainWaitsForFollowersToo) {
 
 // ------------------------------------------------------------------------------------- watching --
 
-TEST_F(EngineTest, WhoWatchesSeesLiveRequestsAndTheirBlocks) {
+TEST_P(EngineTest, WhoWatchesSeesLiveRequestsAndTheirBlocks) {
   FakeOptions options;
   options.step_time = absl::Milliseconds(1);
   SchedulerConfig config;
@@ -449,13 +481,15 @@ TEST_F(EngineTest, WhoWatchesSeesLiveRequestsAndTheirBlocks) {
   waiting.Wait();
 }
 
-TEST_F(EngineTest, AnIdleEngineCopiesForWhoWatches) {
+TEST_P(EngineTest, AnIdleEngineCopiesForWhoWatches) {
   Start({});
   do {  // wakes it each time; it copies when it sees the first
     engine_->Watch(absl::Seconds(10));
   } while (engine_->Requests()->as_of == absl::InfinitePast());
   EXPECT_TRUE(engine_->Requests()->requests.empty());
 }
+
+INSTANTIATE_TEST_SUITE_P(PlansInFlight, EngineTest, ::testing::Values(1u, 2u));
 
 }  // namespace
 }  // namespace asynctls

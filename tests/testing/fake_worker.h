@@ -32,6 +32,7 @@ struct FakeOptions {
   uint32_t max_context = 1 << 17;
   uint32_t max_lanes = 32;
   uint32_t max_step_tokens = 1024;
+  uint32_t plans_in_flight = 1;
   absl::Duration step_time = absl::ZeroDuration();  // every step sleeps this long (FakeWorker)
   int64_t fail_at_step = -1;                        // that step fails with DATA_LOSS (FakeWorker)
 };
@@ -337,6 +338,7 @@ class FakeWorker : public Worker {
     reply.set_blocks(options_.blocks);
     reply.set_block_positions(options_.block_positions);
     reply.set_kv_bytes_per_token(16);
+    reply.set_plans_in_flight(options_.plans_in_flight);
     return reply;
   }
 

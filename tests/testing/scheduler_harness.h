@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
@@ -51,16 +52,18 @@ class SchedulerHarness {
     scheduler_.Add(std::move(request), now);
   }
 
-  // Plans a step; it is in flight until Commit. Empty without work.
+  // Plans a step; with work it is in flight until Commit.
   const v1::StepPlan& Plan(bool report_blocks = false) {
     plan_ = scheduler_.Plan(now, report_blocks);
+    if (!plan_.work().empty()) in_flight_.push_back(plan_);
     Collect();
     return plan_;
   }
-  // Runs the planned step on the model and commits it.
+  // Runs the oldest step in flight on the model and commits it.
   void Commit() {
-    const auto result = model_.Run(plan_);
+    const auto result = model_.Run(in_flight_.front());
     ASSERT_TRUE(result.ok()) << result.status();
+    in_flight_.pop_front();
     now += absl::Seconds(1);
     const absl::Status status = scheduler_.Commit(*result, now);
     ASSERT_TRUE(status.ok()) << status;
@@ -72,14 +75,21 @@ class SchedulerHarness {
     Commit();
     return true;
   }
+  // Plans what may be in flight.
+  void Fill() {
+    while (in_flight_.size() < config_.plans_in_flight && !Plan().work().empty()) {
+    }
+  }
   // Steps until there is nothing to do; the number of steps.
   int Drain() {
     int steps = 0;
-    while (Step()) {
+    for (Fill(); !in_flight_.empty(); Fill()) {
+      Commit();
       if (++steps > 100000 || ::testing::Test::HasFatalFailure()) break;
     }
     return steps;
   }
+  size_t in_flight() const { return in_flight_.size(); }
 
   void Cancel(const std::string& id) {
     scheduler_.Cancel(id, absl::CancelledError("cancelled"), now, now);
@@ -147,6 +157,7 @@ class SchedulerHarness {
   Scheduler scheduler_;
   FakeModel model_;
   v1::StepPlan plan_;
+  std::deque<v1::StepPlan> in_flight_;
   std::map<std::string, Told> told_;
   std::vector<std::string> order_;
 };

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "tests/testing/scheduler_harness.h"
@@ -17,9 +18,10 @@ using testing::ExpectedReply;
 using testing::SchedulerHarness;
 using testing::Told;
 
-class SchedulerFuzz : public ::testing::TestWithParam<int> {
+// A seed, and how many plans may be in flight.
+class SchedulerFuzz : public ::testing::TestWithParam<std::tuple<int, uint32_t>> {
  protected:
-  SchedulerFuzz() : random_(GetParam()), harness_(MakeConfig()) {}
+  SchedulerFuzz() : random_(std::get<0>(GetParam())), harness_(MakeConfig()) {}
 
   uint32_t Below(uint32_t limit) { return limit == 0 ? 0 : random_() % limit; }
 
@@ -31,6 +33,8 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
     config_.max_lanes = 1 + Below(10);
     config_.max_step_tokens = 1 + Below(40);
     config_.max_overtakes = Below(5);
+    config_.max_mixed_tokens = Below(2) * (1 + Below(20));
+    config_.plans_in_flight = std::get<1>(GetParam());
     return config_;
   }
 
@@ -63,7 +67,7 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
       if (index > 0 && Below(4) == 0) one.deadline = harness_.now + absl::Seconds(Below(30));
       one.sampling.set_temperature(1);
       one.sampling.set_index(index);
-      asks_[one.id] = {one.prompt, one.stop_tokens, one.max_tokens, one.sampling};
+      asks_[one.id] = {one.prompt, one.stop_tokens, one.max_tokens, one.tail, one.sampling};
       harness_.Add(std::move(one));
     }
   }
@@ -138,6 +142,25 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
     return histogram.Collect().histogram.sample_count;
   }
 
+  struct Ask {
+    std::vector<uint32_t> prompt, stops;
+    uint32_t max_tokens, tail;
+    v1::SamplingParams sampling;
+  };
+
+  // What decode rows read: those of the tail, then one for every token but the first, the stop
+  // token among them. Rows in flight behind a stop are in nobody's usage.
+  static void CheckUsage(const Ask& ask, const Told& told) {
+    const RequestUsage& usage = told.finished->usage;
+    const size_t prompt = ask.prompt.size();
+    const size_t tail = std::min<size_t>(ask.tail, prompt);
+    const size_t sampled = told.tokens.size() + (told.finished->reason == FinishReason::kStop);
+    uint64_t read = 0;
+    for (size_t end = prompt - tail + 1; end < prompt + sampled; ++end) read += end;
+    ASSERT_EQ(usage.decode_steps, tail + sampled - 1);
+    ASSERT_EQ(usage.kv_read.dense_tokens(), read);
+  }
+
   void CheckReply(const std::string& id, const Told& told) {
     ASSERT_TRUE(told.finished.has_value()) << id;
     const Ask& ask = asks_[id];
@@ -155,18 +178,13 @@ class SchedulerFuzz : public ::testing::TestWithParam<int> {
       ASSERT_EQ(told.finished->reason, stops ? FinishReason::kStop : FinishReason::kLength) << id;
     }
     ASSERT_EQ(told.tokens, expected) << id;
+    if (told.finished->reason != FinishReason::kAborted) CheckUsage(ask, told);
     std::vector<float> log_probs = ExpectedPromptLogProbs(ask.prompt);
     if (!ask.sampling.prompt_log_probs()) log_probs.clear();
     ASSERT_LE(told.prompt_log_probs.size(), log_probs.size());
     if (told.tokens.empty()) log_probs.resize(told.prompt_log_probs.size());
     ASSERT_EQ(told.prompt_log_probs, log_probs) << id;
   }
-
-  struct Ask {
-    std::vector<uint32_t> prompt, stops;
-    uint32_t max_tokens;
-    v1::SamplingParams sampling;
-  };
 
   std::mt19937 random_;
   SchedulerConfig config_;
@@ -180,8 +198,9 @@ TEST_P(SchedulerFuzz, InvariantsHoldAndNothingLeaks) {
     for (uint32_t i = Below(3); i > 0; --i) AddRandom();
     if (Below(4) == 0) CancelRandom();
     harness_.Expire();
-    if (!harness_.Plan().work().empty()) {
-      // The engine handles messages while the step is in flight.
+    harness_.Fill();
+    if (harness_.in_flight() > 0) {
+      // The engine handles messages while steps are in flight.
       if (Below(3) == 0) AddRandom();
       if (Below(4) == 0) CancelRandom();
       if (Below(4) == 0) harness_.Expire();
@@ -202,7 +221,10 @@ TEST_P(SchedulerFuzz, InvariantsHoldAndNothingLeaks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, SchedulerFuzz, ::testing::Range(0, 30));
+INSTANTIATE_TEST_SUITE_P(Seeds,
+                         SchedulerFuzz,
+                         ::testing::Combine(::testing::Range(0, 30),
+                                            ::testing::Values(1u, 2u, 3u)));
 
 }  // namespace
 }  // namespace asynctls

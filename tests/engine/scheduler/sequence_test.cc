@@ -34,7 +34,7 @@ class SequenceTest : public ::testing::Test {
   }
   v1::LaneWork Rows(Sequence& sequence, uint32_t count) {
     v1::LaneWork work;
-    sequence.PlanRows(count, work);
+    sequence.PlanRows(++step_, count, work);
     sequence.CommitRows();
     return work;
   }
@@ -42,11 +42,12 @@ class SequenceTest : public ::testing::Test {
   BlockAllocator allocator_{32};
   BlockNamer namer_;
   Lane lanes_ = 0;
+  uint64_t step_ = 0;
   bool prompt_log_probs_ = false;  // of what Make makes
 };
 
 TEST_F(SequenceTest, ChunksThenDecodes) {
-  auto sequence = Make(6, 3);
+  auto sequence = Make(6, 4);
   EXPECT_EQ(sequence->full_blocks(), 3);
   EXPECT_EQ(sequence->reserved(), 3);
   const auto first = Rows(*sequence, 5);
@@ -81,7 +82,7 @@ TEST_F(SequenceTest, RowsNameTheTokenAfterThemForPromptLogProbs) {
   EXPECT_FALSE(Rows(*Make(7, 2), 4).has_next_token());
 }
 
-TEST_F(SequenceTest, AdoptsWhatAnotherHasCommitted) {
+TEST_F(SequenceTest, AdoptsWhatAnotherHasPlanned) {
   auto older = Make(14, 3);
   auto younger = Make(14, 3);
   EXPECT_TRUE(younger->WaitsFor(*older));
@@ -115,14 +116,42 @@ TEST_F(SequenceTest, OnlyPrefillBlocksAreNamed) {
   EXPECT_FALSE(again->WaitsFor(*sparse));
 }
 
-TEST_F(SequenceTest, DroppedRowsNameNothing) {
-  auto sequence = Make(12, 8);
-  v1::LaneWork work;
-  sequence->PlanRows(12, work);
-  EXPECT_EQ(sequence->rows_in_flight(), 12);
-  sequence->DropRows();
-  sequence.reset();
-  EXPECT_EQ(allocator_.free(), 32);
+TEST_F(SequenceTest, PlansFurtherWhileRowsAreInFlight) {
+  auto sequence = Make(6, 3);
+  v1::LaneWork chunk, last, decode;
+  sequence->PlanRows(1, 5, chunk);
+  sequence->PlanRows(2, 1, last);
+  EXPECT_EQ(sequence->computed(), 0);
+  EXPECT_TRUE(sequence->prompt_planned());
+  EXPECT_FALSE(sequence->prompt_done());
+  EXPECT_EQ(sequence->RowsOf(1)->end(), 5);
+  EXPECT_EQ(sequence->RowsOf(2), nullptr) << "not the oldest";
+  sequence->CommitRows();
+  EXPECT_EQ(sequence->computed(), 5);
+  EXPECT_TRUE(sequence->RowsOf(2)->sample);
+  sequence->PlanRows(3, 1, decode);
+  EXPECT_EQ(decode.start(), 6);
+  EXPECT_TRUE(decode.decode());
+  EXPECT_TRUE(sequence->wants_rows());
+  sequence->PlanRows(4, 1, decode);  // the third and last token
+  EXPECT_FALSE(sequence->wants_rows());
+  while (sequence->in_flight()) sequence->CommitRows();
+  EXPECT_EQ(sequence->computed(), 8);
+}
+
+TEST_F(SequenceTest, BlocksAreTakenOverFromPlanToPlan) {
+  auto older = Make(14, 3);
+  auto younger = Make(14, 3);
+  v1::LaneWork work, next;
+  older->PlanRows(1, 6, work);
+  EXPECT_EQ(younger->AdoptPrefix(), 4) << "its rows run later";
+  EXPECT_EQ(younger->computed(), 4);
+  younger->PlanRows(2, 4, next);  // the second block is a copy of its own
+  older->PlanRows(2, 8, work);
+  EXPECT_EQ(younger->AdoptPrefix(), 4);
+  EXPECT_EQ(younger->computed(), 4) << "behind rows in flight";
+  younger->CommitRows();
+  EXPECT_EQ(younger->computed(), 12);
 }
 
 // Copied names are the ones it would have computed: it finds the blocks that were named by them.
