@@ -19,6 +19,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "kernels/device/dtype.h"
@@ -423,6 +424,8 @@ struct FillRandomArgs {
   float centre, spread;
 };
 
+inline constexpr int kMarks = 16;
+
 // A backend. Besides the ops:
 //   kMemory        where it computes: the kind of memory that views point to.
 //   kSplitPasses   whether the prompt rows and the decode rows of a step are to be run as two
@@ -430,9 +433,17 @@ struct FillRandomArgs {
 //                  beside it, although both run by different kernels.
 //   Describe       the machine it runs on, for people.
 //   Upload, Download   copies between host memory and kMemory, in the stream's order. Pinned host
-//                  memory must be left alone until Wait; pageable memory has been read, or written,
-//                  when they return. Not inside Replay.
+//                  memory must be left alone until that is done; pageable memory has been read, or
+//                  written, when they return. Not inside Replay.
 //   Wait           returns when everything put on the stream is done.
+//   Mark(i)        marks this place of the stream as number i, 0 to kMarks - 1, in place of the one
+//                  that i was before. Not inside Replay.
+//   WaitFor(i)     returns when everything put on the stream before mark i is done.
+//   WhenDone(i, f) has f called once that is so, on a thread of the backend's or at once. f
+//   outlives
+//                  the backend and must not use it.
+//   Seconds(i, j)  from mark i to mark j by the device's clock, both being done; 0 on a backend
+//                  that computes at once.
 //   Replay(key, f) runs the ops that `f` calls. The backend may call `f` the first time it sees
 //                  `key` only, and later repeat the ops with the arguments of that time, so these
 //                  must be the same for the same key, and `f` must do nothing else that matters.
@@ -462,13 +473,19 @@ concept Ops = requires(B& ops,
                        const void* from,
                        int64_t bytes,
                        uint64_t key,
-                       void (&calls)()) {
+                       void (&calls)(),
+                       int mark,
+                       const std::function<void()>& told) {
   { B::kMemory } -> std::convertible_to<MemoryKind>;
   { B::kSplitPasses } -> std::convertible_to<bool>;
   { ops.Describe() } -> std::convertible_to<std::string>;
   ops.Upload(to, from, bytes);
   ops.Download(to, from, bytes);
   ops.Wait();
+  ops.Mark(mark);
+  ops.WaitFor(mark);
+  ops.WhenDone(mark, told);
+  { ops.Seconds(mark, mark) } -> std::convertible_to<double>;
   ops.Replay(key, calls);
   ops.Prepare(matrix);
   ops.Embed(embed);

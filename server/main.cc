@@ -62,6 +62,7 @@ absl::StatusOr<std::vector<uint32_t>> CalibrationTokens(const std::string& model
 }
 
 struct Workers {
+  std::string device;
   std::unique_ptr<WorkerGroup> group;
   v1::InitReply init;
 };
@@ -75,20 +76,20 @@ absl::StatusOr<Workers> StartWorkers(const v1::ServerConfig& config, const Token
     if (!made.ok()) return made.status();
     rendezvous = *std::move(made);
   }
-  const std::string device = DeviceFor(config, GpuCount());
-  if (device == "cuda") {
+  Workers out;
+  out.device = DeviceFor(config, GpuCount());
+  if (out.device == "cuda") {
     const absl::Status found = CheckGpus(static_cast<int>(config.tensor_parallel()));
     if (!found.ok()) return found;
   }
   std::vector<std::unique_ptr<Worker>> ranks;
   for (uint32_t i = 0; i < config.tensor_parallel(); ++i) {
-    ranks.push_back(device == "cuda" ? MakeCudaWorker() : MakeCpuWorker());
+    ranks.push_back(out.device == "cuda" ? MakeCudaWorker() : MakeCpuWorker());
   }
-  Workers out;
   out.group = std::make_unique<WorkerGroup>(std::move(ranks));
   const uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
   absl::StatusOr<v1::InitReply> init = out.group->Init(
-      InitRequestFrom(config, device, cores, rendezvous, *calibration, tokenizer.vocab_size()));
+      InitRequestFrom(config, out.device, cores, rendezvous, *calibration, tokenizer.vocab_size()));
   if (!init.ok()) return init.status();
   out.init = *std::move(init);
   return out;
@@ -181,8 +182,9 @@ absl::StatusOr<int> Run(const v1::ServerConfig& config) {
   for (const v1::InitReply::Phase& phase : workers->init.startup()) {
     metrics.SetStartup(phase.name(), phase.seconds());
   }
-  engine = std::make_unique<Engine>(
-      SchedulerConfigFrom(config, workers->init), std::move(workers->group), metrics);
+  engine = std::make_unique<Engine>(SchedulerConfigFrom(config, workers->device, workers->init),
+                                    std::move(workers->group),
+                                    metrics);
   (*server)->Open(
       FrontendOptionsFrom(config, workers->init, tokenizer->vocab_size()), *engine, *tokenizer);
   if ((*server)->metrics_port() > 0) {

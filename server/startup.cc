@@ -40,7 +40,9 @@ v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
   return init;
 }
 
-SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::InitReply& init) {
+SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config,
+                                    const std::string& device,
+                                    const v1::InitReply& init) {
   SchedulerConfig out;
   out.blocks = init.blocks();
   out.block_positions = init.block_positions();
@@ -49,6 +51,10 @@ SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::In
   out.fingerprint = init.model().fingerprint();
   out.max_lanes = config.max_sequences();
   out.max_step_tokens = config.max_step_tokens();
+  out.plans_in_flight = std::max(
+      1u, config.plans_in_flight() > 0 ? config.plans_in_flight() : init.plans_in_flight());
+  out.max_mixed_tokens = config.max_mixed_tokens();
+  if (out.max_mixed_tokens == 0 && device == "cuda") out.max_mixed_tokens = kGpuMixedTokens;
   out.max_waiting_requests = config.max_waiting_requests();
   out.max_waiting_prompt_tokens = config.max_waiting_prompt_tokens();
   return out;

@@ -15,6 +15,8 @@ namespace asynctls {
 
 // Bytes of KV and key codes of a rank on the CPU where the configuration says 0.
 inline constexpr uint64_t kDefaultKvBytes = uint64_t{2048} << 20;
+// Prompt tokens of a step that also generates, on a GPU, where the configuration says 0.
+inline constexpr uint32_t kGpuMixedTokens = 512;
 
 // "cuda" or "cpu", of a machine with so many GPUs that the build can use.
 std::string DeviceFor(const v1::ServerConfig& config, int gpus);
@@ -29,7 +31,9 @@ v1::InitRequest InitRequestFrom(const v1::ServerConfig& config,
                                 const std::vector<uint32_t>& calibration_tokens,
                                 uint32_t tokenizer_vocab);
 
-SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config, const v1::InitReply& init);
+SchedulerConfig SchedulerConfigFrom(const v1::ServerConfig& config,
+                                    const std::string& device,
+                                    const v1::InitReply& init);
 
 // `tokenizer_vocab`: ids below it are in the tokenizer. A checkpoint's embedding may have more
 // rows, which no text reaches; requests may name neither these nor ids beyond the embedding.

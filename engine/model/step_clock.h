@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // StepClock: where a step's time goes. Time between two calls of Enter belongs to the phase entered
 // first, so phases need no brackets. Wall time of the calling thread: of ops that are synchronous
-// it is theirs; of others it is that of handing them over, and kDevice that of waiting for them.
+// it is theirs; of others it is that of handing them over, and kDevice is the time they took.
 #pragma once
 
 #include <array>
@@ -42,6 +42,13 @@ class StepClock {
     phase_ = phase;
     since_ = now;
   }
+  // Goes on after a while that counts for no phase.
+  void Resume(StepPhase phase) {
+    phase_ = phase;
+    since_ = std::chrono::steady_clock::now();
+  }
+  // Time that was measured elsewhere.
+  void Add(StepPhase phase, double seconds) { seconds_[static_cast<size_t>(phase)] += seconds; }
   // Indexed by StepPhase; complete after a last Enter.
   const std::array<double, kStepPhaseNames.size()>& seconds() const { return seconds_; }
 

@@ -14,6 +14,7 @@
 #include "engine/sparse/key_index.h"
 #include "engine/sparse/row_read.h"
 #include "engine/sparse/selection_buffers.h"
+#include "engine/sparse/selection_results.h"
 #include "kernels/ops.h"
 
 namespace asynctls {
@@ -30,7 +31,8 @@ struct AttentionBatch {
   View<const DecodeRow, 1> rows, host_rows;  // [S], row s being row prefill_rows + s of the pass
   int dense_rows = 0;
   int code_rows = 0;
-  bool report_blocks = false;  // keep count of the blocks that decode rows read
+  bool report_blocks = false;           // keep count of the blocks that decode rows read
+  SelectionResults* results = nullptr;  // of the step
 
   int decode_rows() const { return static_cast<int>(rows.dim(0)); }
   int bound_rows() const { return decode_rows() - dense_rows - code_rows; }
@@ -127,17 +129,16 @@ class SparseAttention {
     ops_.SparseAttend({.q = q.Slice(batch.prefill_rows + begin, count),
                        .kv = Kv(layer),
                        .rows = batch.rows.Slice(begin, count),
-                       .selection = SelectionOf(layer, begin, count),
+                       .selection = SelectionOf(layer, batch, begin, count),
                        .scale = scale_,
                        .out = out.Slice(batch.prefill_rows + begin, count)});
     if (!batch.report_blocks) return;
-    ops_.CountBlocks({.selection = SelectionOf(layer, begin, count),
-                      .heat = selection_.Heat(begin, count),
+    ops_.CountBlocks({.selection = SelectionOf(layer, batch, begin, count),
+                      .heat = batch.results->Heat(begin, count),
                       .add = layer > index_.shape().first_layer});
   }
 
-  // What decode row `row` read in all layers of the step just run, once its results are on the
-  // host.
+  // What decode row `row` read in all layers, once the step's results are on the host.
   RowRead Read(const AttentionBatch& batch, int row) const {
     const KvLayout& kv = kv_.layout();
     RowRead read(kv, batch.host_rows[row].length);
@@ -149,7 +150,7 @@ class SparseAttention {
           read.AddDense();
           continue;
         }
-        const SelectionBuffers::Counts c = selection_.counts(SparseIndex(layer), row, head);
+        const SelectionResults::Counts c = batch.results->counts(SparseIndex(layer), row, head);
         read.AddSparse({.touched = c.touched,
                         .tokens = c.tokens,
                         .kept_blocks = c.blocks,
@@ -170,7 +171,7 @@ class SparseAttention {
     const int dense_pairs = (sparse ? index_.shape().first_layer : kv.layers) * kv.kv_heads;
     std::string heat(static_cast<size_t>(BlocksFor(batch.host_rows[row].length)), '\0');
     for (size_t block = 0; block < heat.size(); ++block) {
-      const int selected = sparse ? selection_.HostHeat(row)[static_cast<int64_t>(block)] : 0;
+      const int selected = sparse ? batch.results->HostHeat(row)[static_cast<int64_t>(block)] : 0;
       const int read = dense_pairs + selected;
       const int share = (read * 255 + pairs / 2) / pairs;
       heat[block] = static_cast<char>(read > 0 ? std::max(share, 1) : 0);
@@ -185,7 +186,7 @@ class SparseAttention {
  private:
   void SelectByCode(int layer, const AttentionBatch& batch, View<const bf16, 3> q) {
     const auto rows = batch.rows.Slice(batch.dense_rows, batch.code_rows);
-    const Selection selection = SelectionOf(layer, batch.dense_rows, batch.code_rows);
+    const Selection selection = SelectionOf(layer, batch, batch.dense_rows, batch.code_rows);
     const TurnedQuery turned = selection_.Turned(batch.code_rows);
     ops_.SelectBlocks({.q = q.Slice(batch.prefill_rows + batch.dense_rows, batch.code_rows),
                        .slot_table = slots_.view(),
@@ -206,7 +207,7 @@ class SparseAttention {
   void SelectByBound(int layer, const AttentionBatch& batch, View<const bf16, 3> q) {
     const int bound_begin = batch.dense_rows + batch.code_rows;
     const auto rows = batch.rows.Slice(bound_begin, batch.bound_rows());
-    const Selection selection = SelectionOf(layer, bound_begin, batch.bound_rows());
+    const Selection selection = SelectionOf(layer, batch, bound_begin, batch.bound_rows());
     const auto bound_q = q.Slice(batch.prefill_rows + bound_begin, batch.bound_rows());
     ops_.BoundSelectBlocks({.q = bound_q,
                             .slot_table = slots_.view(),
@@ -227,8 +228,10 @@ class SparseAttention {
   int DenseRows(int layer, const AttentionBatch& batch) const {
     return layer < index_.shape().first_layer ? batch.decode_rows() : batch.dense_rows;
   }
-  Selection SelectionOf(int layer, int begin, int count) const {
-    return selection_.Rows(SparseIndex(layer), begin, count);
+  Selection SelectionOf(int layer, const AttentionBatch& batch, int begin, int count) const {
+    Selection selection = selection_.Rows(begin, count);
+    batch.results->Collect(SparseIndex(layer), begin, count, selection);
+    return selection;
   }
 
   B& ops_;

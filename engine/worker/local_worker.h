@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // LocalWorker: one rank in this process. Gives a RankModel its thread, on which it is built, runs
-// its plans in order, and is destroyed.
+// its plans in order, and is destroyed. The thread has one place to wait, its queue: plans come
+// from the engine, and word that a step is done from the backend.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <future>
 #include <memory>
@@ -43,8 +45,9 @@ class LocalWorker : public Worker {
   }
 
   void Submit(std::shared_ptr<const v1::StepPlan> plan, Done done) override {
-    queue_.Push(
-        [this, plan = std::move(plan), done = std::move(done)]() mutable { done(Run(*plan)); });
+    queue_.Push([this, plan = std::move(plan), done = std::move(done)]() mutable {
+      Begin(*plan, std::move(done));
+    });
   }
 
  private:
@@ -54,6 +57,7 @@ class LocalWorker : public Worker {
     for (;;) {
       for (Task& task : queue_.PopAll(absl::InfiniteFuture())) {
         if (task == nullptr) {
+          while (!under_way_.empty()) End();
           model_.reset();  // on the thread that built it
           return;
         }
@@ -77,17 +81,42 @@ class LocalWorker : public Worker {
     return reply;
   }
 
-  absl::StatusOr<v1::StepResult> Run(const v1::StepPlan& plan) {
-    if (!dead_.ok()) return dead_;
-    absl::StatusOr<v1::StepResult> result = model_->Run(plan);
-    if (!result.ok()) dead_ = result.status();
-    return result;
+  void Begin(const v1::StepPlan& plan, Done done) {
+    if (model_ != nullptr && under_way_.size() == static_cast<size_t>(model_->depth())) {
+      End();
+      ++ended_early_;
+    }
+    if (dead_.ok()) dead_ = model_->Begin(plan, step_done_);
+    if (dead_.ok()) {
+      under_way_.push_back(std::move(done));
+      return;
+    }
+    while (!under_way_.empty()) End();
+    done(dead_);
+  }
+
+  void End() {
+    Done done = std::move(under_way_.front());
+    under_way_.pop_front();
+    done(model_->End());
+  }
+
+  // The backend says so once for every step.
+  void StepDone() {
+    if (ended_early_ > 0) {
+      --ended_early_;
+    } else if (!under_way_.empty()) {
+      End();
+    }
   }
 
   const MakeBackend make_backend_;
   Queue<Task> queue_;
+  const std::function<void()> step_done_ = [this] { queue_.Push([this] { StepDone(); }); };
 
   // Owned by the worker's thread.
+  std::deque<Done> under_way_;  // of the steps, oldest first
+  int ended_early_ = 0;         // steps that ended before word of it came
   std::unique_ptr<RankModel<B>> model_;
   absl::Status dead_ = absl::FailedPreconditionError("worker: not initialised");
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// RankModel: everything one rank owns - ops, weights, KV, index, buffers - built in order and run
-// one plan at a time. No threads of its own: LocalWorker gives it one.
+// RankModel: everything one rank owns - ops, weights, KV, index, buffers - built in order, and run
+// plan after plan. On a device one step can be prepared while another runs. No threads of its own:
+// LocalWorker gives it one.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,12 +17,14 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "asynctls/v1/worker.pb.h"
+#include "engine/base/check.h"
 #include "engine/base/logging.h"
 #include "engine/base/safetensors.h"
 #include "engine/model/transformer.h"
 #include "engine/parallel/gloo_communicator.h"
 #include "engine/parallel/staged_communicator.h"
 #include "engine/sparse/calibration.h"
+#include "engine/sparse/selection_results.h"
 #include "engine/worker/backend.h"
 #include "engine/worker/rank_plan.h"
 #include "engine/worker/sampling_inputs.h"
@@ -40,33 +45,73 @@ class RankModel {
     return model;
   }
 
-  // Runs one step. Errors: INVALID_ARGUMENT for a plan that breaks the contract, UNAVAILABLE for a
-  // broken group; the rank is then of no more use.
-  absl::StatusOr<v1::StepResult> Run(const v1::StepPlan& plan) {
-    clock_.Start(StepPhase::kInputs);
-    absl::Status status = lanes_->Apply(plan, *slots_);
+  // How many steps may be under way at once: two on a device, unless ranks meet in every layer,
+  // which takes the host.
+  int depth() const { return static_cast<int>(sides_.size()); }
+
+  // Begins a step: all of it is put on the backend's stream. `done` is as Ops::WhenDone says, when
+  // End would not wait. Requires: fewer than depth() steps are under way. Errors: INVALID_ARGUMENT
+  // for a plan that breaks the contract, UNAVAILABLE for a broken group; the rank is then of no
+  // more use, but for ending the steps under way.
+  absl::Status Begin(const v1::StepPlan& plan, const std::function<void()>& done) {
+    ASYNCTLS_CHECK(begun_ - ended_ < sides_.size());
+    Side& side = SideOf(begun_);
+    side.clock.Start(StepPhase::kInputs);
+    absl::Status status = Pack(plan, side);
     if (!status.ok()) return status;
-    slots_->Upload(*ops_);
-    for (const v1::LaneStart& start : plan.starts()) StartLane(start);
-    const Steps steps = inputs_->Pack(plan, *lanes_);
-    sampling_->Pack(plan, *lanes_, *inputs_);
-    inputs_->Upload(*ops_);
-    sampling_->Upload(*ops_);
+    ops_->Mark(MarkOf(begun_, kFirstOp));
     bool heat = false;
     for (int pass = 0; pass < kPasses; ++pass) {
-      if (steps[pass].rows() == 0) continue;
-      const AttentionBatch& batch = steps[pass].attention;
+      if (side.steps[pass].rows() == 0) continue;
+      const AttentionBatch& batch = side.steps[pass].attention;
       heat = heat || (batch.report_blocks && batch.decode_rows() > 0);
-      selection_->Start(batch.decode_rows());
-      status = RunPass(pass, steps[pass]);
+      side.selected.Start(batch.decode_rows());
+      status = RunPass(pass, side);
       if (!status.ok()) return status;
     }
-    sampling_->Download(*ops_);
-    selection_->Download(*ops_, heat);
-    clock_.Enter(StepPhase::kDevice);
-    ops_->Wait();
-    clock_.Enter(StepPhase::kOther);
-    return Result(plan, steps);
+    ops_->Mark(MarkOf(begun_, kLastOp));
+    side.sampling.Download(*ops_);
+    side.selected.Download(*ops_, heat);
+    ops_->Mark(MarkOf(begun_, kOnHost));
+    ops_->WhenDone(MarkOf(begun_, kOnHost), done);
+    side.clock.Enter(StepPhase::kOther);
+    ++begun_;
+    return absl::OkStatus();
+  }
+
+  // Waits for the oldest step under way, and says what came of it.
+  v1::StepResult End() {
+    ASYNCTLS_CHECK(ended_ < begun_);
+    Side& side = SideOf(ended_);
+    ops_->WaitFor(MarkOf(ended_, kOnHost));
+    side.clock.Resume(StepPhase::kOther);
+    v1::StepResult result;
+    result.set_step(side.step);
+    side.sampling.Report(result);
+    for (const Step& step : side.steps) Account(step.attention, side, result);
+    if (B::kMemory == MemoryKind::kDevice) {
+      const int first = MarkOf(ended_, kFirstOp);
+      side.clock.Add(StepPhase::kDevice, ops_->Seconds(first, MarkOf(ended_, kLastOp)));
+      if (ended_ > 0) {
+        result.set_idle_seconds(ops_->Seconds(MarkOf(ended_ - 1, kLastOp), first));
+      }
+    }
+    side.clock.Enter(StepPhase::kOther);
+    for (size_t i = 0; i < kStepPhaseNames.size(); ++i) {
+      v1::StepResult::Phase* phase = result.add_phases();
+      phase->set_name(kStepPhaseNames[i]);
+      phase->set_seconds(side.clock.seconds()[i]);
+    }
+    ++ended_;
+    return result;
+  }
+
+  // Runs one step. Requires: none is under way. Errors: as Begin.
+  absl::StatusOr<v1::StepResult> Run(const v1::StepPlan& plan) {
+    static const std::function<void()> nobody = [] {};
+    const absl::Status status = Begin(plan, nobody);
+    if (!status.ok()) return status;
+    return End();
   }
 
   // Logits of the sampled rows of the last pass that had any, in the plan's order, where the
@@ -105,6 +150,23 @@ class RankModel {
   Transformer<B>& transformer() { return *transformer_; }
 
  private:
+  // What a step under way has for itself.
+  struct Side {
+    StepInputs inputs;
+    SamplingInputs sampling;
+    SelectionResults selected;
+    StepClock clock;
+    uint64_t step = 0;
+    Steps steps;
+  };
+  // Marks of a step on the stream. The device is idle between the last op of a step and the first
+  // of the next, so those of a step that has ended are kept for one more.
+  enum Marked { kFirstOp, kLastOp, kOnHost };
+  int MarkOf(uint64_t step, Marked what) const {
+    return static_cast<int>(step % (sides_.size() + 1)) * 3 + what;
+  }
+  Side& SideOf(uint64_t step) { return sides_[step % sides_.size()]; }
+
   RankModel() = default;
 
   absl::Status Build(const v1::InitRequest& request, Backend<B>& backend, v1::InitReply& reply) {
@@ -144,6 +206,8 @@ class RankModel {
       }
       phase_done("connect ranks");
     }
+    status = AllocateSides();
+    if (!status.ok()) return status;
     attention_.emplace(*ops_, *kv_, *slots_, *index_, *selection_);
     transformer_.emplace(
         *ops_, config_, plan_.shape, *weights_, *activations_, *attention_, group_.get());
@@ -184,9 +248,33 @@ class RankModel {
     if (status.ok()) {
       status = Keep(Activations::Create(plan_.shape, plan_.activations, kKind), activations_);
     }
-    if (status.ok()) status = Keep(StepInputs::Create(plan_.inputs, kKind), inputs_);
-    if (status.ok()) status = Keep(SamplingInputs::Create(plan_.sampling, kKind), sampling_);
     lanes_.emplace(plan_.lanes);
+    return status;
+  }
+
+  absl::Status AllocateSides() {
+    constexpr MemoryKind kKind = B::kMemory;
+    absl::Status status = AddSide(StepInputs::Create(plan_.inputs, kKind),
+                                  SamplingInputs::Create(plan_.sampling, kKind),
+                                  SelectionResults::Create(plan_.selection, plan_.index, kKind));
+    if (!status.ok() || kKind != MemoryKind::kDevice || group_ != nullptr) return status;
+    const Side& first = sides_[0];
+    return AddSide(first.inputs.Twin(), first.sampling.Twin(), first.selected.Twin());
+  }
+
+  absl::Status AddSide(absl::StatusOr<StepInputs> inputs,
+                       absl::StatusOr<SamplingInputs> sampling,
+                       absl::StatusOr<SelectionResults> selected) {
+    absl::Status status = inputs.status();
+    status.Update(sampling.status());
+    status.Update(selected.status());
+    if (!status.ok()) return status;
+    sides_.push_back({.inputs = *std::move(inputs),
+                      .sampling = *std::move(sampling),
+                      .selected = *std::move(selected),
+                      .clock = {},
+                      .step = 0,
+                      .steps = {}});
     return status;
   }
 
@@ -199,6 +287,7 @@ class RankModel {
   void Describe(const v1::InitRequest& request, v1::InitReply& reply) const {
     *reply.mutable_model() = DescribeModel(request, config_, plan_);
     reply.set_device(ops_->Describe());
+    reply.set_plans_in_flight(static_cast<uint32_t>(depth()));
     reply.set_blocks(static_cast<uint32_t>(plan_.blocks));
     reply.set_block_positions(kBlockPositions);
     reply.set_kv_bytes_per_token(static_cast<uint64_t>(plan_.kv.TokenBytes()));
@@ -210,104 +299,109 @@ class RankModel {
     }
   }
 
-  void StartLane(const v1::LaneStart& start) {
-    std::optional<StartHistoryArgs> history = sampling_->Start(start);
+  // Takes the plan over and puts what the passes read on its way to the backend.
+  absl::Status Pack(const v1::StepPlan& plan, Side& side) {
+    const absl::Status status = lanes_->Apply(plan, *slots_);
+    if (!status.ok()) return status;
+    slots_->Upload(*ops_);
+    for (const v1::LaneStart& start : plan.starts()) StartLane(start, side.sampling);
+    side.step = plan.step();
+    side.steps = side.inputs.Pack(plan, *lanes_);
+    for (Step& step : side.steps) step.attention.results = &side.selected;
+    side.sampling.Pack(plan, *lanes_, side.inputs);
+    side.inputs.Upload(*ops_);
+    side.sampling.Upload(*ops_);
+    return status;
+  }
+
+  void StartLane(const v1::LaneStart& start, SamplingInputs& sampling) {
+    std::optional<StartHistoryArgs> history = sampling.Start(start);
     if (!history.has_value()) return;
-    history->prompt_ids = Lend(*ops_, sampling_->ids(), history->prompt_ids);
+    history->prompt_ids = Lend(*ops_, sampling.ids(), history->prompt_ids);
     ops_->StartHistory(*history);
   }
 
   // The rows of one pass, from tokens to tokens. Decode rows on their own are replayed, where
   // nothing in between needs the host: passes of the same sizes differ in what memory holds only.
-  absl::Status RunPass(int pass, const Step& step) {
-    const int64_t sampled = sampling_->sampled_rows(pass).dim(0);
-    if (pass != kDecodePass || group_ != nullptr || sampling_->prompt_tiles(pass) > 0) {
-      const absl::Status status = Compute(pass, step);
+  absl::Status RunPass(int pass, Side& side) {
+    const Step& step = side.steps[pass];
+    const SamplingInputs& sampling = side.sampling;
+    const int64_t sampled = sampling.sampled_rows(pass).dim(0);
+    if (pass != kDecodePass || group_ != nullptr || sampling.prompt_tiles(pass) > 0) {
+      const absl::Status status = Compute(pass, side);
       if (status.ok() && sampled > 0) logits_ = transformer_->LastLogits(sampled);
       return status;
     }
     const auto size = [](int64_t rows, int shift) { return static_cast<uint64_t>(rows) << shift; };
     const uint64_t key = size(step.rows(), 0) | size(step.attention.dense_rows, 16) |
-                         size(sampled, 32) | size(sampling_->TopIds({}, pass).rows.dim(0) > 0, 48) |
+                         size(sampled, 32) | size(sampling.TopIds({}, pass).rows.dim(0) > 0, 48) |
                          size(step.attention.report_blocks, 49);
-    clock_.Enter(StepPhase::kOther);
+    side.clock.Enter(StepPhase::kOther);
     absl::Status status;
-    ops_->Replay(key, [&] { status = Compute(pass, step); });
+    ops_->Replay(key, [&] { status = Compute(pass, side); });
     if (sampled > 0) logits_ = transformer_->LastLogits(sampled);
     return status;
   }
 
-  absl::Status Compute(int pass, const Step& step) {
-    absl::Status status = transformer_->Forward(step, clock_);
-    if (status.ok()) status = ScorePrompts(pass);
-    if (status.ok()) status = Sample(pass);
+  absl::Status Compute(int pass, Side& side) {
+    absl::Status status = transformer_->Forward(side.steps[pass], side.clock);
+    if (status.ok()) status = ScorePrompts(pass, side);
+    if (status.ok()) status = Sample(pass, side);
     return status;
   }
 
   // Log-probabilities of prompt tokens, by tiles of rows so that no long prompt needs all its
   // logits at once. Every rank computes its part of them, rank 0 reads them.
-  absl::Status ScorePrompts(int pass) {
-    for (int64_t tile = 0; tile < sampling_->prompt_tiles(pass); ++tile) {
+  absl::Status ScorePrompts(int pass, Side& side) {
+    const SamplingInputs& sampling = side.sampling;
+    for (int64_t tile = 0; tile < sampling.prompt_tiles(pass); ++tile) {
       absl::StatusOr<View<const float, 2>> logits =
-          transformer_->Logits(sampling_->PromptRows(tile, pass), clock_);
+          transformer_->Logits(sampling.PromptRows(tile, pass), side.clock);
       if (!logits.ok()) return logits.status();
       if (plan_.shard.rank != 0) continue;
-      clock_.Enter(StepPhase::kSample);
-      ops_->LogProbs(sampling_->PromptLogProbs(tile, *logits, pass));
+      side.clock.Enter(StepPhase::kSample);
+      ops_->LogProbs(sampling.PromptLogProbs(tile, *logits, pass));
     }
     return absl::OkStatus();
   }
 
   // Rank 0 samples; the others learn the tokens.
-  absl::Status Sample(int pass) {
-    const View<const int32_t, 1> rows = sampling_->sampled_rows(pass);
-    absl::StatusOr<View<const float, 2>> logits = transformer_->Logits(rows, clock_);
+  absl::Status Sample(int pass, Side& side) {
+    const SamplingInputs& sampling = side.sampling;
+    const View<const int32_t, 1> rows = sampling.sampled_rows(pass);
+    absl::StatusOr<View<const float, 2>> logits = transformer_->Logits(rows, side.clock);
     if (!logits.ok()) return logits.status();
     if (rows.dim(0) == 0) return absl::OkStatus();
-    clock_.Enter(StepPhase::kSample);
+    side.clock.Enter(StepPhase::kSample);
     if (plan_.shard.rank == 0) {
-      ops_->Sample(sampling_->Sampling(*logits, inputs_->last_token(), pass));
-      ops_->LogProbs(sampling_->TopIds(*logits, pass));
+      ops_->Sample(sampling.Sampling(*logits, side.inputs.last_token(), pass));
+      ops_->LogProbs(sampling.TopIds(*logits, pass));
     }
-    return group_ == nullptr ? absl::OkStatus() : ShareTokens(pass);
+    return group_ == nullptr ? absl::OkStatus() : ShareTokens(pass, side);
   }
 
-  absl::Status ShareTokens(int pass) {
-    const View<int32_t, 1> tokens = sampling_->host_tokens(pass);
-    if (plan_.shard.rank == 0) sampling_->DownloadTokens(*ops_, pass);
+  absl::Status ShareTokens(int pass, Side& side) {
+    const View<int32_t, 1> tokens = side.sampling.host_tokens(pass);
+    if (plan_.shard.rank == 0) side.sampling.DownloadTokens(*ops_, pass);
     ops_->Wait();
     const absl::Status status = group_->Broadcast(tokens);
     if (!status.ok() || plan_.shard.rank == 0) return status;
     for (int64_t i = 0; i < tokens.dim(0); ++i) {
-      const int32_t lane = sampling_->host_rows(pass)[i].lane;
-      ops_->Upload(inputs_->last_token().data + lane, tokens.data + i, sizeof(int32_t));
+      const int32_t lane = side.sampling.host_rows(pass)[i].lane;
+      ops_->Upload(side.inputs.last_token().data + lane, tokens.data + i, sizeof(int32_t));
     }
     return absl::OkStatus();
   }
 
-  v1::StepResult Result(const v1::StepPlan& plan, const Steps& steps) {
-    v1::StepResult result;
-    result.set_step(plan.step());
-    sampling_->Report(result);
-    for (const Step& step : steps) Account(step.attention, result);
-    clock_.Enter(StepPhase::kOther);
-    for (size_t i = 0; i < kStepPhaseNames.size(); ++i) {
-      v1::StepResult::Phase* phase = result.add_phases();
-      phase->set_name(kStepPhaseNames[i]);
-      phase->set_seconds(clock_.seconds()[i]);
-    }
-    return result;
-  }
-
   // Adds what the decode rows read.
-  void Account(const AttentionBatch& batch, v1::StepResult& result) const {
+  void Account(const AttentionBatch& batch, const Side& side, v1::StepResult& result) const {
     uint64_t nan_heads = result.nan_heads();
     for (int row = 0; row < batch.decode_rows(); ++row) {
       if (batch.host_rows[row].length == 0) continue;
       const RowRead read = attention_->Read(batch, row);
       v1::LaneRead* out = result.add_reads();
       out->set_lane(static_cast<uint32_t>(batch.host_rows[row].lane));
-      out->set_mode(inputs_->mode(row));
+      out->set_mode(side.inputs.mode(row));
       v1::KvRead& kv = *out->mutable_read();
       kv.set_blocks(static_cast<uint64_t>(read.blocks));
       kv.set_tokens(static_cast<uint64_t>(read.tokens));
@@ -331,13 +425,12 @@ class RankModel {
   std::optional<KeyIndex> index_;
   std::optional<SelectionBuffers> selection_;
   std::optional<Activations> activations_;
-  std::optional<StepInputs> inputs_;
-  std::optional<SamplingInputs> sampling_;
   std::optional<LaneTable> lanes_;
   std::unique_ptr<Communicator> group_;
+  std::vector<Side> sides_;  // one for each step that may be under way
   std::optional<SparseAttention<B>> attention_;
   std::optional<Transformer<B>> transformer_;
-  StepClock clock_;
+  uint64_t begun_ = 0, ended_ = 0;  // steps
   View<const float, 2> logits_;
 };
 

@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/sparse/selection_results.h"
 #include "engine/worker/padded_rows.h"
 
 namespace asynctls {
@@ -198,7 +199,9 @@ absl::StatusOr<RankPlan> PlanWith(const v1::InitRequest& request,
               {kKvRow, p.kv.BlockBytes() * p.blocks},
               {kCodesRow, KeyIndex::Bytes(p.index, p.blocks)},
               {"activations", Activations::Bytes(p.shape, p.activations)},
-              {"selection", SelectionBuffers::Bytes(p.selection, p.index)},
+              {"selection",
+               SelectionBuffers::Bytes(p.selection, p.index) +
+                   SelectionResults::Bytes(p.selection, p.index)},
               {"step buffers", StepInputs::Bytes(p.inputs) + SlotTable::Bytes(lanes, p.max_blocks)},
               {"sampling", SamplingInputs::Bytes(p.sampling)},
               {"workspace", 0}};

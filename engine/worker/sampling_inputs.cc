@@ -49,7 +49,7 @@ void SamplingInputs::CarveScores(int64_t rows, Carver& inputs, Carver& results, 
   scores.top_log_probs = results.Take<float, 2>({rows, kMaxTopIds});
 }
 
-void SamplingInputs::Carve(Carver& inputs, Carver& results, Carver& edits, Carver& history) {
+void SamplingInputs::Carve(Carver& inputs, Carver& results) {
   for (const int pass : {kDecodePass, kPromptPass}) {
     Pass& p = passes_[pass];
     const int64_t rows = Samples(pass);
@@ -64,52 +64,83 @@ void SamplingInputs::Carve(Carver& inputs, Carver& results, Carver& edits, Carve
     decode_inputs_ = inputs.bytes();
     decode_results_ = results.bytes();
   }
-  const int64_t remembered = shape_.samples ? shape_.lanes : 0;
-  edits_ = edits.Take<LogitEdit, 2>({remembered, kMaxLogitBias + kMaxSuppressedIds});
-  history_.generated = history.Take<uint16_t, 2>({remembered, shape_.vocab});
-  history_.prompt = history.Take<uint32_t, 2>({remembered, (shape_.vocab + 31) / 32});
+}
+
+void SamplingInputs::CarveKept(const SamplingShape& shape,
+                               Carver& edits,
+                               Carver& history,
+                               Kept& kept) {
+  const int64_t remembered = shape.samples ? shape.lanes : 0;
+  kept.edits = edits.Take<LogitEdit, 2>({remembered, kMaxLogitBias + kMaxSuppressedIds});
+  kept.history.generated = history.Take<uint16_t, 2>({remembered, shape.vocab});
+  kept.history.prompt = history.Take<uint32_t, 2>({remembered, (shape.vocab + 31) / 32});
 }
 
 int64_t SamplingInputs::Bytes(const SamplingShape& shape) {
   SamplingInputs measured;
   measured.shape_ = shape;
   Carver carver;
-  measured.Carve(carver, carver, carver, carver);
+  Kept kept;
+  measured.Carve(carver, carver);
+  CarveKept(shape, carver, carver, kept);
   return carver.bytes();
 }
 
 absl::StatusOr<SamplingInputs> SamplingInputs::Create(const SamplingShape& shape, MemoryKind kind) {
   SamplingInputs made;
   made.shape_ = shape;
-  made.lane_edits_.resize(static_cast<size_t>(shape.lanes));
+  made.kept_ = std::make_shared<Kept>();
+  Kept& kept = *made.kept_;
+  kept.lane_edits.resize(static_cast<size_t>(shape.lanes));
   Carver inputs, results, edits, history;
-  made.Carve(inputs, results, edits, history);
-  absl::Status status = Keep(Mirror::Create(kind, inputs.bytes()), made.inputs_);
-  status.Update(Keep(Mirror::Create(kind, results.bytes()), made.results_));
-  status.Update(Keep(Mirror::Create(kind, edits.bytes()), made.edits_memory_));
-  status.Update(Keep(Buffer::Allocate(kind, history.bytes()), made.history_memory_));
+  made.Carve(inputs, results);
+  CarveKept(shape, edits, history, kept);
   const bool lends = shape.samples && kind == MemoryKind::kDevice;
   const int64_t ids = lends ? shape.prompt_ids * static_cast<int64_t>(sizeof(uint32_t)) : 0;
-  status.Update(Keep(Buffer::Allocate(kind, ids), made.ids_));
+  Mirror for_inputs, for_results;
+  absl::Status status = Keep(Mirror::Create(kind, inputs.bytes()), for_inputs);
+  status.Update(Keep(Mirror::Create(kind, results.bytes()), for_results));
+  status.Update(Keep(Mirror::Create(kind, edits.bytes()), kept.edits_memory));
+  status.Update(Keep(Buffer::Allocate(kind, history.bytes()), kept.history_memory));
+  status.Update(Keep(Buffer::Allocate(kind, ids), kept.ids));
   if (!status.ok()) return status;
-  Carver into_inputs(made.inputs_.host()), into_results(made.results_.host());
-  Carver into_edits(made.edits_memory_.host()), into_history(made.history_memory_);
-  made.Carve(into_inputs, into_results, into_edits, into_history);
+  Carver into_edits(kept.edits_memory.host()), into_history(kept.history_memory);
+  CarveKept(shape, into_edits, into_history, kept);
+  made.Use(std::move(for_inputs), std::move(for_results));
   return made;
 }
 
+absl::StatusOr<SamplingInputs> SamplingInputs::Twin() const {
+  Mirror inputs, results;
+  absl::Status status = Keep(inputs_.Twin(), inputs);
+  status.Update(Keep(results_.Twin(), results));
+  if (!status.ok()) return status;
+  SamplingInputs twin;
+  twin.shape_ = shape_;
+  twin.kept_ = kept_;
+  twin.Use(std::move(inputs), std::move(results));
+  return twin;
+}
+
+void SamplingInputs::Use(Mirror inputs, Mirror results) {
+  inputs_ = std::move(inputs);
+  results_ = std::move(results);
+  Carver into_inputs(inputs_.host()), into_results(results_.host());
+  Carve(into_inputs, into_results);
+}
+
 View<LogitEdit, 1> SamplingInputs::LaneEdits(uint32_t lane) const {
-  const Edits& edits = lane_edits_[lane];
-  return edits_[lane].Slice(0, edits.bans + edits.biases + edits.banned_biases);
+  const Edits& edits = kept_->lane_edits[lane];
+  return kept_->edits[lane].Slice(0, edits.bans + edits.biases + edits.banned_biases);
 }
 
 std::optional<StartHistoryArgs> SamplingInputs::Start(const v1::LaneStart& start) {
   if (!shape_.samples) return std::nullopt;
   const v1::SamplingParams& s = start.sampling();
-  Edits& edits = lane_edits_[start.lane()];
+  Edits& edits = kept_->lane_edits[start.lane()];
   edits = {};
   if (s.min_tokens() > 0 || !s.logit_bias().empty()) {
-    LogitEdit* out = edits_[start.lane()].data;
+    LogitEdit* out = kept_->edits[start.lane()].data;
     for (const uint32_t id : s.suppressed_ids()) {
       *out++ = {.id = static_cast<int32_t>(id), .add = kBan};
       ++edits.bans;
@@ -121,12 +152,12 @@ std::optional<StartHistoryArgs> SamplingInputs::Start(const v1::LaneStart& start
         ++(banned ? edits.banned_biases : edits.biases);
       }
     }
-    changed_.push_back(start.lane());
+    kept_->changed.push_back(start.lane());
   }
   if (!Penalised(s)) return std::nullopt;
   return StartHistoryArgs{.lane = static_cast<int32_t>(start.lane()),
                           .prompt_ids = {start.prompt_ids().data(), {start.prompt_ids_size()}},
-                          .history = history_};
+                          .history = kept_->history};
 }
 
 void SamplingInputs::PackPrompt(const v1::LaneWork& work,
@@ -159,7 +190,7 @@ void SamplingInputs::PackSample(const v1::LaneWork& work,
                                 int pass,
                                 int32_t last_row) {
   const v1::SamplingParams& s = lane.sampling;
-  const Edits& edits = lane_edits_[work.lane()];
+  const Edits& edits = kept_->lane_edits[work.lane()];
   const bool bans = lane.sampled <= s.min_tokens();  // `sampled` counts this one
   Pass& p = passes_[pass];
   p.top_of.push_back(s.top_log_probs() > 0 ? p.tops : -1);
@@ -228,8 +259,8 @@ SampleArgs SamplingInputs::Sampling(View<const float, 2> logits,
           .token = results_.Device(p.token.Slice(0, p.padded)),
           .log_prob = results_.Device(p.log_prob.Slice(0, p.padded)),
           .last_token = last_token,
-          .edits = edits_memory_.Device(edits_),
-          .history = history_};
+          .edits = kept_->edits_memory.Device(kept_->edits),
+          .history = kept_->history};
 }
 
 LogProbsArgs SamplingInputs::ArgsOf(const Scores& scores,

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -37,21 +38,24 @@ class SamplingInputs {
   // `kind`: where the backend computes. Errors: RESOURCE_EXHAUSTED.
   static absl::StatusOr<SamplingInputs> Create(const SamplingShape& shape, MemoryKind kind);
 
+  // One for another step under way, as StepInputs::Twin. What is kept of lanes is common.
+  absl::StatusOr<SamplingInputs> Twin() const;
+
   // Takes over a lane's biases and bans, in place of those of the sequence before it. With a
   // penalty, returns what StartHistory is to be called with; its ids are those of `start`, on the
   // host (Lend has room for them in ids()).
   std::optional<StartHistoryArgs> Start(const v1::LaneStart& start);
-  const Buffer& ids() const { return ids_; }
+  const Buffer& ids() const { return kept_->ids; }
 
   // Packs `plan`, which LaneTable::Apply has accepted and `inputs` packed.
   void Pack(const v1::StepPlan& plan, LaneTable& lanes, const StepInputs& inputs);
 
-  // Sends what Start and Pack have changed; brings the results of the step's ops to the host, by
-  // the backend's next Wait.
+  // Sends what Start and Pack have changed; brings the results of the step's ops to the host, in
+  // the stream's order.
   template <class B>
   void Upload(B& ops) {
-    for (const uint32_t lane : changed_) edits_memory_.Upload(ops, LaneEdits(lane));
-    changed_.clear();
+    for (const uint32_t lane : kept_->changed) kept_->edits_memory.Upload(ops, LaneEdits(lane));
+    kept_->changed.clear();
     inputs_.Upload(ops, 0, Used(kPromptPass) ? inputs_.bytes() : decode_inputs_);
   }
   template <class B>
@@ -120,6 +124,17 @@ class SamplingInputs {
   struct Edits {
     int32_t bans = 0, biases = 0, banned_biases = 0;
   };
+  // Of every lane, between steps. The host's side of a lane's edits changes when it is started, by
+  // when no step that sent the last ones is under way.
+  struct Kept {
+    Mirror edits_memory;
+    View<LogitEdit, 2> edits;  // [L, biases + bans], on the host
+    std::vector<Edits> lane_edits;
+    std::vector<uint32_t> changed;  // lanes whose edits are to be sent
+    Buffer history_memory;
+    TokenHistory history;
+    Buffer ids;  // ids of one prompt, for StartHistory
+  };
   // The prompt tokens [start, ...) of a lane have the scores [begin, end).
   struct PromptSpan {
     int pass;
@@ -133,7 +148,10 @@ class SamplingInputs {
   int64_t Prompts(int pass) const;
   bool Used(int pass) const { return passes_[pass].sampled > 0 || passes_[pass].prompts > 0; }
 
-  void Carve(Carver& inputs, Carver& results, Carver& edits, Carver& history);
+  // What the steps need of the backend, and what is kept.
+  void Carve(Carver& inputs, Carver& results);
+  static void CarveKept(const SamplingShape& shape, Carver& edits, Carver& history, Kept& kept);
+  void Use(Mirror inputs, Mirror results);
   static void CarveScores(int64_t rows, Carver& inputs, Carver& results, Scores& scores);
   View<LogitEdit, 1> LaneEdits(uint32_t lane) const;
   void PackPrompt(const v1::LaneWork& work,
@@ -152,13 +170,7 @@ class SamplingInputs {
   Mirror inputs_, results_;  // of the decode pass first
   int64_t decode_inputs_ = 0, decode_results_ = 0;
   Pass passes_[kPasses];
-  Mirror edits_memory_;
-  View<LogitEdit, 2> edits_;  // [L, biases + bans], on the host; kept between steps
-  std::vector<Edits> lane_edits_;
-  std::vector<uint32_t> changed_;  // lanes whose edits are to be sent
-  Buffer history_memory_;
-  TokenHistory history_;  // kept between steps
-  Buffer ids_;            // ids of one prompt, for StartHistory
+  std::shared_ptr<Kept> kept_;
   std::vector<PromptSpan> spans_;
 };
 

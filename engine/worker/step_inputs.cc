@@ -53,13 +53,28 @@ absl::StatusOr<StepInputs> StepInputs::Create(const StepInputsShape& shape, Memo
   absl::StatusOr<Buffer> kept =
       Buffer::Allocate(kind, shape.lanes * static_cast<int64_t>(sizeof(int32_t)));
   if (!kept.ok()) return kept.status();
-  inputs.inputs_ = *std::move(mirror);
-  inputs.kept_ = *std::move(kept);
-  Carver carver(inputs.inputs_.host());
-  inputs.Carve(carver);
-  inputs.last_token_ = inputs.kept_.ViewAt<int32_t, 1>(0, {shape.lanes});
-  inputs.last_row_.resize(static_cast<size_t>(shape.lanes));
+  inputs.kept_ = std::make_shared<Buffer>(*std::move(kept));
+  inputs.last_token_ = inputs.kept_->ViewAt<int32_t, 1>(0, {shape.lanes});
+  inputs.Use(*std::move(mirror));
   return inputs;
+}
+
+absl::StatusOr<StepInputs> StepInputs::Twin() const {
+  absl::StatusOr<Mirror> mirror = inputs_.Twin();
+  if (!mirror.ok()) return mirror.status();
+  StepInputs twin;
+  twin.shape_ = shape_;
+  twin.kept_ = kept_;
+  twin.last_token_ = last_token_;
+  twin.Use(*std::move(mirror));
+  return twin;
+}
+
+void StepInputs::Use(Mirror inputs) {
+  inputs_ = std::move(inputs);
+  Carver carver(inputs_.host());
+  Carve(carver);
+  last_row_.resize(static_cast<size_t>(shape_.lanes));
 }
 
 void StepInputs::Add(Rows& rows, int32_t id, int32_t position, int32_t lane) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,8 +35,12 @@ class StepInputs {
   // `kind`: where the backend computes. Errors: RESOURCE_EXHAUSTED.
   static absl::StatusOr<StepInputs> Create(const StepInputsShape& shape, MemoryKind kind);
 
+  // One for another step under way, which packs into host memory of its own (Mirror::Twin) and has
+  // all else in common with this one.
+  absl::StatusOr<StepInputs> Twin() const;
+
   // Packs `plan`, which LaneTable::Apply has just accepted. The result is valid until the next
-  // call.
+  // call, which must wait until what was uploaded has left.
   Steps Pack(const v1::StepPlan& plan, LaneTable& lanes);
   // Sends what was packed.
   template <class B>
@@ -61,6 +66,7 @@ class StepInputs {
     int64_t count = 0;
   };
 
+  void Use(Mirror inputs);
   void Carve(Carver& carver);
   void Add(Rows& rows, int32_t id, int32_t position, int32_t lane);
   void PackWork(const v1::LaneWork& work);
@@ -75,7 +81,7 @@ class StepInputs {
   Rows rows_[kPasses];                // [T], of the decode pass [S]
   View<PrefillSegment, 1> segments_;  // [L]
   View<DecodeRow, 1> decodes_;        // [S]
-  Buffer kept_;
+  std::shared_ptr<Buffer> kept_;
   View<int32_t, 1> last_token_;
   std::vector<v1::AttentionMode> modes_;
   std::vector<int32_t> last_row_;  // by lane

@@ -43,6 +43,13 @@ void Carve(const CudaLimits& l, int multiprocessors, CudaOps::State& s, Carver& 
 CudaOps::State::~State() {
   for (const auto& [key, graph] : graphs) cudaGraphExecDestroy(graph);
   if (lt != nullptr) cublasLtDestroy(lt);
+  if (notices != nullptr) {
+    cudaStreamSynchronize(notices);  // nobody is called any more
+    cudaStreamDestroy(notices);
+  }
+  for (cudaEvent_t mark : marks) {
+    if (mark != nullptr) cudaEventDestroy(mark);
+  }
   if (stream != nullptr) cudaStreamDestroy(stream);
 }
 
@@ -101,6 +108,8 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(int device, const CudaL
   Carver carver(state->arena);
   Carve(limits, state->multiprocessors, *state, carver);
   CUDA_CHECK(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking));
+  CUDA_CHECK(cudaStreamCreateWithFlags(&state->notices, cudaStreamNonBlocking));
+  for (cudaEvent_t& mark : state->marks) CUDA_CHECK(cudaEventCreate(&mark));
   CUBLAS_CHECK(cublasLtCreate(&state->lt));
   return std::unique_ptr<CudaOps>(new CudaOps(std::move(state)));
 }
@@ -134,6 +143,22 @@ void CudaOps::Download(void* host, const void* device, int64_t bytes) {
 CUstream_st* CudaOps::stream() const { return state_->stream; }
 
 void CudaOps::Wait() { CUDA_CHECK(cudaStreamSynchronize(state_->stream)); }
+
+void CudaOps::Mark(int i) { CUDA_CHECK(cudaEventRecord(state_->marks[i], state_->stream)); }
+
+void CudaOps::WaitFor(int i) { CUDA_CHECK(cudaEventSynchronize(state_->marks[i])); }
+
+void CudaOps::WhenDone(int i, const std::function<void()>& f) {
+  const auto call = [](void* told) { (*static_cast<const std::function<void()>*>(told))(); };
+  CUDA_CHECK(cudaStreamWaitEvent(state_->notices, state_->marks[i], 0));
+  CUDA_CHECK(cudaLaunchHostFunc(state_->notices, call, const_cast<std::function<void()>*>(&f)));
+}
+
+double CudaOps::Seconds(int i, int j) const {
+  float milliseconds = 0;
+  CUDA_CHECK(cudaEventElapsedTime(&milliseconds, state_->marks[i], state_->marks[j]));
+  return 1e-3 * milliseconds;
+}
 
 void CudaOps::Replay(uint64_t key, const std::function<void()>& ops) {
   auto found = state_->graphs.find(key);

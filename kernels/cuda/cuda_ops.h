@@ -67,12 +67,18 @@ class CudaOps {
   void Moments(const MomentsArgs& a);
   void FillRandom(const FillRandomArgs& a);
 
-  // Puts a copy on the stream. Pinned memory must stay as it is until Wait; pageable memory is
-  // done with when the call returns. Not inside Replay.
+  // Puts a copy on the stream. Pinned memory must stay as it is until that is done; pageable memory
+  // is done with when the call returns. Not inside Replay.
   void Upload(void* device, const void* host, int64_t bytes);
   void Download(void* host, const void* device, int64_t bytes);
   // Waits for everything on the stream.
   void Wait();
+  // Places on the stream, as the concept says; none of these inside Replay. `f` is called on a
+  // thread of CUDA's, and the stream goes on meanwhile.
+  void Mark(int i);
+  void WaitFor(int i);
+  void WhenDone(int i, const std::function<void()>& f);
+  double Seconds(int i, int j) const;
 
   // Runs `ops` (calls of this object's ops, with the same arguments for the same key) as one CUDA
   // graph: captured the first time, replayed afterwards.

@@ -46,6 +46,8 @@ struct CudaOps::State {
   int major = 0, minor = 0;
   int multiprocessors = 0;
   cudaStream_t stream = nullptr;
+  cudaStream_t notices = nullptr;  // where calls wait for marks, so that the ops need not
+  cudaEvent_t marks[kMarks] = {};
   cublasLtHandle_t lt = nullptr;
   std::unordered_map<uint64_t, cudaGraphExec_t> graphs;
   // cuBLASLt's kernel for a product of this [N, K] and output size, whatever the number of rows.

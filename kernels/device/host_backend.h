@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 
 #include "kernels/device/memory_kind.h"
 
@@ -21,6 +22,10 @@ struct HostBackend {
     std::memcpy(host, device, static_cast<size_t>(bytes));
   }
   void Wait() {}
+  void Mark(int) {}
+  void WaitFor(int) {}
+  void WhenDone(int, const std::function<void()>& f) { f(); }
+  double Seconds(int, int) const { return 0; }
   template <typename F>
   void Replay(uint64_t, const F& ops) {
     ops();

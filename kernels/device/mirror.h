@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -27,8 +28,20 @@ class Mirror {
     if (kind != MemoryKind::kDevice) return mirror;
     absl::StatusOr<Buffer> device = Buffer::Allocate(kind, bytes);
     if (!device.ok()) return device.status();
-    mirror.device_ = *std::move(device);
+    mirror.device_ = std::make_shared<Buffer>(*std::move(device));
     return mirror;
+  }
+
+  // Another one with host memory of its own and the same memory on the device, so that the host can
+  // fill one while the other's copies are still on the stream. Requires: the backend does not
+  // compute in host memory. Errors: as Create.
+  absl::StatusOr<Mirror> Twin() const {
+    absl::StatusOr<Buffer> host = Buffer::Allocate(MemoryKind::kPinned, bytes());
+    if (!host.ok()) return host.status();
+    Mirror twin;
+    twin.host_ = *std::move(host);
+    twin.device_ = device_;
+    return twin;
   }
 
   const Buffer& host() const { return host_; }
@@ -38,22 +51,22 @@ class Mirror {
   template <typename T, int N>
   View<T, N> Device(View<T, N> view) const {
     if (Apart() && view.data != nullptr) {
-      view.data = reinterpret_cast<T*>(static_cast<char*>(device_.data()) + Offset(view.data));
+      view.data = reinterpret_cast<T*>(static_cast<char*>(device_->data()) + Offset(view.data));
     }
     return view;
   }
 
   // Bring a piece to the device, or back, in the order of the backend's stream: the host's side
-  // must stay as it is, or is to be read, after ops.Wait() only.
+  // is done with once everything put on the stream so far is.
   template <class B>
   void Upload(B& ops, int64_t begin, int64_t end) const {
     if (!Apart() || begin >= end) return;
-    ops.Upload(At(device_, begin), At(host_, begin), end - begin);
+    ops.Upload(At(*device_, begin), At(host_, begin), end - begin);
   }
   template <class B>
   void Download(B& ops, int64_t begin, int64_t end) const {
     if (!Apart() || begin >= end) return;
-    ops.Download(At(host_, begin), At(device_, begin), end - begin);
+    ops.Download(At(host_, begin), At(*device_, begin), end - begin);
   }
   template <class B, typename T, int N>
   void Upload(B& ops, const View<T, N>& view) const {
@@ -65,7 +78,7 @@ class Mirror {
   }
 
  private:
-  bool Apart() const { return device_.data() != nullptr; }
+  bool Apart() const { return device_ != nullptr; }
   int64_t Offset(const void* host) const {
     return static_cast<const char*>(host) - static_cast<const char*>(host_.data());
   }
@@ -74,7 +87,7 @@ class Mirror {
   }
 
   Buffer host_;
-  Buffer device_;  // empty where the host's is the backend's
+  std::shared_ptr<Buffer> device_;  // null where the host's is the backend's
 };
 
 // `values`, which lie in any host memory, where the backend reads them: they themselves where that

@@ -66,12 +66,26 @@ TEST(DeviceForTest, AutoTakesAGpuWhereThereIsOne) {
 }
 
 TEST(SchedulerConfigFromTest, TakesSizesFromTheWorkersAndLimitsFromTheConfiguration) {
-  const SchedulerConfig out = SchedulerConfigFrom(DefaultConfig(), Reply());
+  const SchedulerConfig out = SchedulerConfigFrom(DefaultConfig(), "cpu", Reply());
   EXPECT_EQ(out.blocks, 100u);
   EXPECT_EQ(out.max_context, 131072u);
   EXPECT_EQ(out.fingerprint, "print");
   EXPECT_EQ(out.max_lanes, 32u);
   EXPECT_EQ(out.max_waiting_prompt_tokens, 4194304u);
+  EXPECT_EQ(out.max_mixed_tokens, 0u);
+  EXPECT_EQ(out.plans_in_flight, 1u) << "a rank that does not say";
+}
+
+TEST(SchedulerConfigFromTest, AGpuIsKeptBusyAndItsDecodesGoOn) {
+  v1::ServerConfig config = DefaultConfig();
+  v1::InitReply reply = Reply();
+  reply.set_plans_in_flight(2);
+  EXPECT_EQ(SchedulerConfigFrom(config, "cuda", reply).plans_in_flight, 2u);
+  EXPECT_EQ(SchedulerConfigFrom(config, "cuda", reply).max_mixed_tokens, kGpuMixedTokens);
+  config.set_plans_in_flight(1);
+  config.set_max_mixed_tokens(100);
+  EXPECT_EQ(SchedulerConfigFrom(config, "cuda", reply).plans_in_flight, 1u);
+  EXPECT_EQ(SchedulerConfigFrom(config, "cuda", reply).max_mixed_tokens, 100u);
 }
 
 TEST(FrontendOptionsFromTest, PositionsAreTheContextOrWhatMemoryHolds) {

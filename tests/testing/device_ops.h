@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // DeviceOps: the reference ops on a make-believe device, as strict as a real one: memory of its
-// own, everything put on a stream that runs at Wait and not before, and sequences of ops that are
-// replayed with the arguments they were first called with. For programs that link fake_device.
+// own, everything put on a stream that runs when it is waited for, as far as that is, and not
+// before, and sequences of ops that are replayed with the arguments they were first called with.
+// Its clock counts what the stream has run, in microseconds. For programs that link fake_device.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
-#include <vector>
 
 #include "kernels/ref/ref_ops.h"
 #include "tests/testing/device_memory.h"
@@ -64,13 +66,26 @@ class DeviceOps {
   void Wait() {
     EXPECT_FALSE(recording_) << "wait inside Replay";
     const DeviceAccess access;
-    for (const auto& item : stream_) item();
-    stream_.clear();
+    while (!stream_.empty()) RunNext();
   }
+  void Mark(int i) {
+    EXPECT_FALSE(recording_) << "mark inside Replay";
+    EXPECT_TRUE(i >= 0 && i < kMarks);
+    marks_[i].reset();
+    stream_.push_back([this, i] { marks_[i] = clock_; });
+  }
+  void WaitFor(int i) {
+    EXPECT_FALSE(recording_) << "wait inside Replay";
+    const DeviceAccess access;
+    while (!marks_[i].has_value() && !stream_.empty()) RunNext();
+  }
+  // It is done as soon as somebody waits for it.
+  void WhenDone(int, const std::function<void()>& f) { f(); }
+  double Seconds(int i, int j) const { return 1e-6 * (marks_[j].value() - marks_[i].value()); }
   void Replay(uint64_t key, const std::function<void()>& ops) {
     const auto [found, fresh] = graphs_.try_emplace(key);
     if (fresh) {
-      std::vector<std::function<void()>> before;
+      std::deque<std::function<void()>> before;
       before.swap(stream_);
       recording_ = true;
       ops();
@@ -92,8 +107,17 @@ class DeviceOps {
     stream_.push_back([op, a] { (RefOps().*op)(a); });
   }
 
-  std::vector<std::function<void()>> stream_;
-  std::map<uint64_t, std::vector<std::function<void()>>> graphs_;
+  void RunNext() {
+    const std::function<void()> item = std::move(stream_.front());
+    stream_.pop_front();
+    item();
+    ++clock_;
+  }
+
+  std::deque<std::function<void()>> stream_;
+  std::map<uint64_t, std::deque<std::function<void()>>> graphs_;
+  std::optional<int> marks_[kMarks];  // when they were reached
+  int clock_ = 0;
   bool recording_ = false;
   int replayed_ = 0;
 };

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -109,6 +110,14 @@ class RankDriver {
     EXPECT_TRUE(result.ok()) << result.status();
     return result.ok() ? *std::move(result) : v1::StepResult();
   }
+  // Begins the step; ends the oldest one begun.
+  void Begin() {
+    plan_.set_step(++step_);
+    const absl::Status status = model_.Begin(plan_, nobody_);
+    plan_.Clear();
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  v1::StepResult End() { return model_.End(); }
 
   // A whole prompt in chunks, alone; samples after the last row.
   v1::StepResult Prompt(uint32_t lane, std::span<const uint32_t> tokens, size_t chunk) {
@@ -155,6 +164,7 @@ class RankDriver {
       work->add_new_blocks(lane.blocks[lane.sent]);
   }
 
+  const std::function<void()> nobody_ = [] {};
   RankModel<B>& model_;
   v1::StepPlan plan_;
   std::map<uint32_t, Lane> lanes_;

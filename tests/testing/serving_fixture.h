@@ -81,7 +81,7 @@ class TestServer {
         group->Init(InitRequestFrom(options.config, "cpu", 2, "", {}, tokenizer_->vocab_size()));
     ASYNCTLS_CHECK(init.ok());
     init->mutable_model()->MergeFrom(options.model);
-    SchedulerConfig scheduler = SchedulerConfigFrom(options.config, *init);
+    SchedulerConfig scheduler = SchedulerConfigFrom(options.config, "cpu", *init);
     engine_ = std::make_unique<Engine>(scheduler, std::move(group), metrics_);
     auto server = Server::Start(options.config, metrics_, registry_);
     ASYNCTLS_CHECK(server.ok());

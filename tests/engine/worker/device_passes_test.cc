@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <random>
 #include <thread>
 
@@ -27,6 +28,7 @@ constexpr uint32_t kVocab = 67;
 // business).
 std::string Comparable(v1::StepResult result) {
   result.clear_phases();
+  result.clear_idle_seconds();
   const auto by_lane = [](const auto& a, const auto& b) { return a.lane() < b.lane(); };
   std::sort(result.mutable_sampled()->begin(), result.mutable_sampled()->end(), by_lane);
   std::sort(result.mutable_reads()->begin(), result.mutable_reads()->end(), by_lane);
@@ -59,7 +61,8 @@ class DevicePassesTest : public ::testing::Test {
   v1::InitRequest request_;
 };
 
-// A random life of eight lanes, told to both ranks.
+// A random life of eight lanes, told to both ranks. As from the engine, a lane is released when the
+// last step that had work of it may have ended, with another one under way.
 class Lives {
  public:
   explicit Lives(uint32_t seed) : random_(seed) {}
@@ -69,9 +72,13 @@ class Lives {
     const auto draw = [&](uint32_t below) { return static_cast<uint32_t>(random() % below); };
     for (uint32_t id = 0; id < lanes_.size(); ++id) {
       Lane& lane = lanes_[id];
-      if (lane.started && lane.generated > 12 && draw(3) == 0) {
+      if (lane.ended) {
         driver.Release(id);
         lane = Lane();
+      }
+      if (lane.started && lane.generated > 12 && draw(3) == 0) {
+        lane.ended = true;
+        continue;
       }
       if (!lane.started && draw(3) == 0) Start(driver, id, draw);
       if (lane.started && draw(8) != 0) Work(driver, id, draw);
@@ -83,7 +90,7 @@ class Lives {
 
  private:
   struct Lane {
-    bool started = false;
+    bool started = false, ended = false;
     std::vector<uint32_t> prompt;
     size_t done = 0;
     size_t tail = 0;
@@ -161,6 +168,57 @@ TEST_F(DevicePassesTest, AnswersWhatOnePassInHostMemoryAnswers) {
   EXPECT_GT(sampled, 500);
   EXPECT_GT(device->ops().graphs(), 10u);
   EXPECT_GT(device->ops().replayed(), 20);
+}
+
+// While a step is under way the next one is packed, and put on the stream behind it: no memory of
+// the first may be touched before it has left, or been read.
+TEST_F(DevicePassesTest, AStepIsBegunWhileAnotherIsUnderWay) {
+  const auto host = Make<RefOps>();
+  v1::InitReply reply;
+  const auto device = Make<DeviceOps>(&reply);
+  EXPECT_EQ(host->depth(), 1);
+  EXPECT_EQ(device->depth(), 2);
+  EXPECT_EQ(reply.plans_in_flight(), 2u);
+  RankDriver<RefOps> host_driver(*host);
+  RankDriver<DeviceOps> device_driver(*device);
+  Lives host_lives(11), device_lives(11);
+  std::deque<v1::StepResult> want;
+  for (int step = 0; step < 250; ++step) {
+    host_lives.Step(host_driver, host_lives.Next());
+    device_lives.Step(device_driver, device_lives.Next());
+    want.push_back(host_driver.Run());
+    device_driver.Begin();
+    if (step == 0) continue;
+    const v1::StepResult result = device_driver.End();
+    ASSERT_EQ(Comparable(result), Comparable(want.front())) << "step " << step;
+    want.pop_front();
+    EXPECT_EQ(result.has_idle_seconds(), step > 1);
+  }
+  EXPECT_EQ(Comparable(device_driver.End()), Comparable(want.front()));
+  EXPECT_GT(device->ops().replayed(), 20);
+}
+
+// The clock of the make-believe device counts what it runs.
+TEST_F(DevicePassesTest, TellsHowLongTheDeviceWorkedAndHowLongItDidNot) {
+  const auto device = Make<DeviceOps>();
+  RankDriver<DeviceOps> driver(*device);
+  driver.Start(0, Attend(v1::ATTENTION_MODE_EXACT, 30, 2));
+  const std::vector<uint32_t> prompt(50, 7);
+  const auto device_seconds = [](const v1::StepResult& result) {
+    for (const auto& phase : result.phases()) {
+      if (phase.name() == "device") return phase.seconds();
+    }
+    return -1.0;
+  };
+  const v1::StepResult first = driver.Prompt(0, prompt, 50);
+  EXPECT_FALSE(first.has_idle_seconds());
+  EXPECT_GT(device_seconds(first), 20e-6) << "the ops of two layers";
+  driver.Decode(0);
+  const v1::StepResult second = driver.Run();
+  EXPECT_GT(device_seconds(second), 20e-6);
+  // Sending and fetching is neither: sampled tokens and counts up, slots and two inputs down.
+  EXPECT_GT(second.idle_seconds(), 2e-6);
+  EXPECT_LT(second.idle_seconds(), 12e-6);
 }
 
 TEST_F(DevicePassesTest, CalibratesToTheSameTables) {

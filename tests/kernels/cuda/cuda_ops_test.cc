@@ -5,6 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <future>
+#include <vector>
+
 #include "tests/testing/compare.h"
 #include "tests/testing/gpu.h"
 #include "tests/testing/paged_kv.h"
@@ -45,12 +49,33 @@ TEST_F(CudaOpsOnGpuTest, CopiesThereAndBack) {
   EXPECT_TRUE(Same(back.view(), there.view()));
 }
 
+// Places on the stream: waiting for one, being told of it, and the time between two.
+TEST_F(CudaOpsOnGpuTest, MarksAreReachedInOrder) {
+  CudaOps& gpu = *SharedGpu();
+  const PagedKv kv(2, 40, 2, 128, 1);
+  const auto rows = List<DecodeRow>({{0, 2500, 0, 0, 1, DecodeRow::kExact}});
+  const auto q = Normal<bf16, 3>({1, 8, 128}, 2);
+  Tensor<bf16, 2> out({1, 1024});
+  std::promise<void> told[3];
+  std::vector<std::function<void()>> calls;
+  for (auto& promise : told) calls.push_back([&promise] { promise.set_value(); });
+  for (int i = 0; i < 3; ++i) {
+    gpu.DecodeAttend({q, kv.view(), rows, 0.1f, out});
+    gpu.Mark(i);
+    gpu.WhenDone(i, calls[i]);
+  }
+  for (auto& promise : told) promise.get_future().wait();
+  gpu.WaitFor(2);
+  EXPECT_GT(gpu.Seconds(0, 1), 0);
+  EXPECT_NEAR(gpu.Seconds(0, 2), gpu.Seconds(0, 1) + gpu.Seconds(1, 2), 2e-6);
+}
+
 // A graph reads what its arguments' memory holds when it runs, and gives the same bits every time.
 TEST_F(CudaOpsOnGpuTest, AGraphReplaysOnNewContents) {
   CudaOps& gpu = *SharedGpu();
   const PagedKv kv(2, 40, 2, 128, 1);
-  const auto rows = List<DecodeRow>({{0, 2500, 0, 0, 1, DecodeRow::kExact},
-                                     {1, 77, 0, 0, 1, DecodeRow::kExact}});
+  const auto rows =
+      List<DecodeRow>({{0, 2500, 0, 0, 1, DecodeRow::kExact}, {1, 77, 0, 0, 1, DecodeRow::kExact}});
   const auto q = Normal<bf16, 3>({2, 8, 128}, 2);
   Tensor<bf16, 2> replayed({2, 1024}), called({2, 1024}), first({2, 1024});
   const DecodeAttendArgs args{q, kv.view(), rows, 0.1f, replayed};

@@ -52,6 +52,28 @@ TEST(MirrorTest, BringsPiecesToADeviceAndBack) {
   EXPECT_EQ(mirror.Device(View<int32_t, 1>()).data, nullptr);
 }
 
+TEST(MirrorTest, ATwinHasTheSameMemoryOnTheDeviceOnly) {
+  const Mirror mirror = *Mirror::Create(MemoryKind::kDevice, 16);
+  const Mirror twin = *mirror.Twin();
+  const View<int32_t, 1> first = mirror.host().ViewAt<int32_t, 1>(0, {4});
+  const View<int32_t, 1> second = twin.host().ViewAt<int32_t, 1>(0, {4});
+  EXPECT_EQ(mirror.Device(first).data, twin.Device(second).data);
+  DeviceOps ops;
+  std::fill(first.begin(), first.end(), 1);
+  mirror.Upload(ops, first);
+  ops.Mark(0);
+  std::fill(second.begin(), second.end(), 2);  // while the first one's copy is on its way
+  twin.Upload(ops, second);
+  mirror.Download(ops, first);
+  ops.WaitFor(0);
+  {
+    const DeviceAccess access;
+    EXPECT_EQ(mirror.Device(first)[0], 1);
+  }
+  ops.Wait();
+  EXPECT_EQ(first[0], 2);
+}
+
 TEST(MirrorTest, LendsWhatADeviceCannotRead) {
   const std::vector<int32_t> values = {1, 2, 3};
   const View<const int32_t, 1> view(values.data(), {3});
