@@ -229,7 +229,7 @@ Metrics::Metrics(Registry& r)
       request_generation_tokens(OneHistogram(
           r, "asynctls_request_generation_tokens", "Reply length of accepted requests", kTokens)),
       step_seconds(ByLabel(
-          Histograms(r, "asynctls_step_seconds", "Plan to commit of a step, by what it works on"),
+          Histograms(r, "asynctls_step_seconds", "Plan, or the last commit, to commit of a step, by what it works on"),
           "kind",
           kStepKinds,
           kStep)),
@@ -238,7 +238,7 @@ Metrics::Metrics(Registry& r)
       step_rows_decode(StepRows(r, "decode")),
       step_gap(OneHistogram(r,
                             "asynctls_step_gap_seconds",
-                            "End of a step to the start of the next, with requests pending",
+                            "Idle time of the ranks between two steps, with requests pending",
                             kStepGap)),
       step_phase_seconds(ByLabel(
           Counters(r, "asynctls_step_phase_seconds_total", "Time of steps by phase, rank 0"),

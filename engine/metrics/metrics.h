@@ -108,7 +108,7 @@ struct Metrics {
   prometheus::Histogram& request_prompt_tokens;      // of every accepted request, at its end
   prometheus::Histogram& request_generation_tokens;  // likewise
 
-  // Steps: from plan to commit, the rows in each, the pause of the ranks between two of them.
+  // Steps: their time, the rows in each, the pause of the ranks between two of them.
   // Phases as in StepResult.phases (rank 0).
   std::array<prometheus::Histogram*, 3> step_seconds;  // by StepKind
   prometheus::Histogram& iteration_tokens;
