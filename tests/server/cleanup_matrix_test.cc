@@ -19,7 +19,7 @@ namespace {
 
 enum class Phase { kQueue, kPrefill, kDecode, kStreaming };
 enum class Ending { kCancel, kDeadline, kAbort, kCrash, kSlowReader, kDrain, kHttpLeaves };
-using Case = std::tuple<Ending, Phase>;
+using Case = std::tuple<Ending, Phase, uint32_t>;  // and how many plans may be in flight
 
 constexpr absl::Duration kStep = absl::Milliseconds(10);
 
@@ -47,9 +47,10 @@ class LogCapture {
 
 class CleanupMatrixTest : public ::testing::TestWithParam<Case> {
  protected:
-  static TestServer::Options Options() {
+  TestServer::Options Options() const {
     TestServer::Options options = TestServer::Defaults();
     options.fake.step_time = kStep;
+    options.fake.plans_in_flight = std::get<2>(GetParam());
     options.config.set_http_listen("127.0.0.1:0");
     options.config.set_max_sequences(1);
     options.config.set_max_step_tokens(256);
@@ -136,7 +137,7 @@ class CleanupMatrixTest : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(CleanupMatrixTest, BlocksAreFreeAndTheEndIsToldOnce) {
-  const auto [ending, phase] = GetParam();
+  const auto [ending, phase, plans] = GetParam();
   if (ending == Ending::kSlowReader) tokens_ = 20;
   grpc::ClientContext blocker_context;
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> blocker;
@@ -157,9 +158,9 @@ TEST_P(CleanupMatrixTest, BlocksAreFreeAndTheEndIsToldOnce) {
   } else {
     ASSERT_TRUE(server_.WaitFor([](const Engine::Snapshot& s) { return s.blocks_used == 0; }));
   }
-  // One step is in flight when the end is asked for, one may begin before it is heard.
+  // So many steps are in flight when the end is asked for, one may begin before it is heard.
   if (ending != Ending::kSlowReader) {
-    EXPECT_LE(server_.engine().snapshot().steps - ended_at, 2 + 1);
+    EXPECT_LE(server_.engine().snapshot().steps - ended_at, plans + 1 + 1);
   }
   if (blocker != nullptr) {
     blocker_context.TryCancel();
@@ -183,7 +184,8 @@ std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
       "Cancel", "Deadline", "Abort", "Crash", "SlowReader", "Drain", "HttpLeaves"};
   const char* phases[] = {"InTheQueue", "InPrefill", "InDecode", "WhileStreaming"};
   return std::string(endings[static_cast<int>(std::get<0>(info.param))]) +
-         phases[static_cast<int>(std::get<1>(info.param))];
+         phases[static_cast<int>(std::get<1>(info.param))] +
+         (std::get<2>(info.param) == 1 ? "" : "WithTwoInFlight");
 }
 
 INSTANTIATE_TEST_SUITE_P(All,
@@ -198,7 +200,8 @@ INSTANTIATE_TEST_SUITE_P(All,
                                             ::testing::Values(Phase::kQueue,
                                                               Phase::kPrefill,
                                                               Phase::kDecode,
-                                                              Phase::kStreaming)),
+                                                              Phase::kStreaming),
+                                            ::testing::Values(1u, 2u)),
                          CaseName);
 
 }  // namespace
