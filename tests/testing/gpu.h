@@ -12,14 +12,15 @@
 namespace asynctls::testing {
 
 // Null where there is no GPU.
+inline std::unique_ptr<CudaOps> NewGpu() {
+  CudaLimits limits;
+  limits.decode_rows = 400;
+  limits.max_blocks = 512;
+  auto ops = CudaOps::Create(0, limits);
+  return ops.ok() ? *std::move(ops) : nullptr;
+}
 inline CudaOps* SharedGpu() {
-  static const auto shared = [] {
-    CudaLimits limits;
-    limits.decode_rows = 400;
-    limits.max_blocks = 512;
-    auto ops = CudaOps::Create(0, limits);
-    return ops.ok() ? *std::move(ops) : nullptr;
-  }();
+  static const std::unique_ptr<CudaOps> shared = NewGpu();
   return shared.get();
 }
 

@@ -60,6 +60,16 @@ void SetPlainTables(RankModel<B>& model) {
   }
 }
 
+// The logits of the row of the last pass's sampled ones, wherever they lie.
+template <Ops B>
+std::vector<float> LogitsOf(RankModel<B>& model, int64_t row) {
+  const View<const float, 1> logits = model.logits()[row];
+  std::vector<float> host(static_cast<size_t>(logits.size()));
+  model.ops().Download(host.data(), logits.data, logits.size() * int64_t{sizeof(float)});
+  model.ops().Wait();
+  return host;
+}
+
 template <Ops B>
 class RankDriver {
  public:

@@ -12,6 +12,9 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/ref/ref_ops.h"
 #include "tests/testing/golden.h"
+#ifdef ASYNCTLS_TEST_GPU
+#include "tests/testing/gpu.h"
+#endif
 #include "tests/testing/rank_driver.h"
 
 namespace asynctls {
@@ -30,11 +33,11 @@ struct Difference {
   float relative = 0;
 };
 
-Difference Compare(View<const float, 1> row, const float* want, size_t vocab) {
+Difference Compare(const std::vector<float>& row, const float* want, size_t vocab) {
   double sum = 0, squares = 0, error = 0;
   Difference d;
   for (size_t i = 0; i < vocab; ++i) {
-    const float difference = row[static_cast<int64_t>(i)] - want[i];
+    const float difference = row[i] - want[i];
     d.worst = std::max(d.worst, std::abs(difference));
     error += difference * difference;
     sum += want[i];
@@ -92,7 +95,7 @@ class GoldenRun {
 
   void CompareRow(size_t i) {
     const Difference d =
-        Compare(model_.logits()[0], golden_.logits.data() + i * golden_.vocab, golden_.vocab);
+        Compare(LogitsOf(model_, 0), golden_.logits.data() + i * golden_.vocab, golden_.vocab);
     EXPECT_LE(d.worst, kTolerance.worst) << golden_.name << ", position " << i << " of 4";
     EXPECT_LE(d.relative, kTolerance.relative) << golden_.name << ", position " << i << " of 4";
     worst_.worst = std::max(worst_.worst, d.worst);
@@ -149,6 +152,14 @@ void RunGoldens(std::unique_ptr<B> ops, size_t longest) {
 TEST(GoldenTest, Reference) { RunGoldens(std::make_unique<RefOps>(), 477); }
 
 TEST(GoldenTest, Cpu) { RunGoldens(std::make_unique<CpuOps>(2), 16061); }
+
+#ifdef ASYNCTLS_TEST_GPU
+TEST(GoldenTest, Gpu) {
+  std::unique_ptr<CudaOps> ops = testing::NewGpu();
+  if (ops == nullptr) GTEST_SKIP() << "no GPU on this machine";
+  RunGoldens(std::move(ops), 16061);
+}
+#endif
 
 }  // namespace
 }  // namespace asynctls

@@ -13,6 +13,9 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/ref/ref_ops.h"
 #include "tests/testing/golden.h"
+#ifdef ASYNCTLS_TEST_GPU
+#include "tests/testing/gpu.h"
+#endif
 #include "tests/testing/rank_driver.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -24,14 +27,16 @@ using ::testing::HasSubstr;
 
 template <Ops B>
 std::unique_ptr<B> MakeOps() {
-  if constexpr (std::is_constructible_v<B, int>)
-    return std::make_unique<B>(2);
-  else
-    return std::make_unique<B>();
+#ifdef ASYNCTLS_TEST_GPU
+  if constexpr (std::is_same_v<B, CudaOps>) return testing::NewGpu();
+#endif
+  if constexpr (std::is_constructible_v<B, int>) return std::make_unique<B>(2);
+  if constexpr (std::is_default_constructible_v<B>) return std::make_unique<B>();
 }
 
 template <Ops B = RefOps>
-std::unique_ptr<RankModel<B>> MakeModel(const v1::InitRequest& request) {
+std::unique_ptr<RankModel<B>> MakeModel(v1::InitRequest request) {
+  request.set_bound_selector(BoundOps<B>);
   v1::InitReply reply;
   absl::StatusOr<std::unique_ptr<RankModel<B>>> model =
       RankModel<B>::Create(request, MakeOps<B>(), reply);
@@ -54,7 +59,6 @@ class RankModelTest : public ::testing::Test {
     request_ = InitFor(dir_.path());
     request_.set_kv_bytes(uint64_t{8} << 20);
     request_.set_max_step_tokens(300);
-    request_.set_bound_selector(true);
   }
 
   TinyModel tiny_;
@@ -76,9 +80,10 @@ struct Sequence {
   v1::SparseParams sparse;
 };
 
-std::vector<Sequence> Mixed() {
+// One with the paper's selector where the backend has it.
+std::vector<Sequence> Mixed(bool bound_selector) {
   v1::SparseParams bound = Attend(v1::ATTENTION_MODE_EXACT, 100, 4);
-  bound.set_selector(v1::SELECTOR_BOUND);
+  if (bound_selector) bound.set_selector(v1::SELECTOR_BOUND);
   return {{Ids(260, 1), Attend(v1::ATTENTION_MODE_EXACT, 100, 3)},
           {Ids(5, 2), Attend(v1::ATTENTION_MODE_DENSE)},
           {Ids(300, 3), Attend(v1::ATTENTION_MODE_LAGGED, 100, 3)},
@@ -145,7 +150,7 @@ std::vector<Trace> RunTogether(const v1::InitRequest& request, const std::vector
 
 template <Ops B>
 void ExpectIndependence(const v1::InitRequest& request) {
-  const std::vector<Sequence> all = Mixed();
+  const std::vector<Sequence> all = Mixed(BoundOps<B>);
   const std::vector<Trace> together = RunTogether<B>(request, all);
   for (size_t i = 0; i < all.size(); ++i) {
     EXPECT_EQ(together[i].size(), 11u);
@@ -274,8 +279,8 @@ void ExpectTwoRanksEqualOne(const Golden& golden) {
     v1::StepResult result = driver.Prompt(0, golden.prompt, 512);
     for (int i = 0; i < 12; ++i) {
       tokens.push_back(result.sampled(0).token());
-      const View<const float, 1> row = model->logits()[0];
-      logits.push_back({row.begin(), row.begin() + golden.vocab});
+      logits.push_back(LogitsOf(*model, 0));
+      logits.back().resize(golden.vocab);
       driver.Decode(0);
       result = driver.Run();
     }
@@ -311,6 +316,53 @@ void ExpectTwoRanksEqualOne(const Golden& golden) {
 
 TEST(TensorParallelTest, TwoRanksEqualOne) { ExpectTwoRanksEqualOne<RefOps>(LoadGoldens()[1]); }
 TEST(TensorParallelTest, TwoCpuRanksEqualOne) { ExpectTwoRanksEqualOne<CpuOps>(LoadGoldens()[3]); }
+
+#ifdef ASYNCTLS_TEST_GPU
+// The same on a GPU: head dims 32 (slow paths) and 128, ranks that share it.
+class RankModelOnGpuTest : public RankModelTest {
+ protected:
+  void SetUp() override {
+    if (testing::SharedGpu() == nullptr) GTEST_SKIP() << "no GPU on this machine";
+    demo_.set_model_dir(DemoModel());
+    demo_.set_kv_bytes(uint64_t{64} << 20);
+  }
+  v1::InitRequest demo_ = request_;
+};
+
+TEST_F(RankModelOnGpuTest, ASequenceDoesNotDependOnItsCompany) {
+  ExpectIndependence<CudaOps>(request_);
+  ExpectIndependence<CudaOps>(demo_);
+}
+
+TEST_F(RankModelOnGpuTest, AReusedPrefixGivesTheSameTokens) {
+  ExpectReusable<CudaOps>(request_);
+  ExpectReusable<CudaOps>(demo_);
+}
+
+TEST_F(RankModelOnGpuTest, TwoRanksEqualOne) { ExpectTwoRanksEqualOne<CudaOps>(LoadGoldens()[3]); }
+
+// 1,000 decode steps of the two levels, sampled at random: the same bits twice.
+TEST_F(RankModelOnGpuTest, AThousandStepsAreTheSameAgain) {
+  demo_.set_max_context(2000);
+  const auto run = [&] {
+    const std::unique_ptr<RankModel<CudaOps>> model = MakeModel<CudaOps>(demo_);
+    RankDriver<CudaOps> driver(*model);
+    v1::LaneStart& start = driver.Start(0, Attend(v1::ATTENTION_MODE_EXACT, 100, 3));
+    start.mutable_sampling()->set_temperature(1);
+    start.mutable_sampling()->set_seed(7);
+    Trace trace;
+    Append(driver.Prompt(0, Ids(700, 5), 300), 0, trace);
+    for (int i = 0; i < 1000; ++i) {
+      driver.Decode(0);
+      Append(driver.Run(), 0, trace);
+    }
+    return trace;
+  };
+  const Trace first = run();
+  EXPECT_EQ(first.size(), 1001u);
+  EXPECT_EQ(run(), first);
+}
+#endif
 
 TEST(TensorParallelTest, RefusesImpossibleSplits) {
   v1::InitRequest request = InitFor(DemoModel());
