@@ -23,7 +23,7 @@ class Engine {
  public:
   // `workers` is initialised; `metrics` outlives the engine. Starts the engine thread.
   Engine(const SchedulerConfig& config, std::unique_ptr<WorkerGroup> workers, Metrics& metrics);
-  // Cancels what is left (UNAVAILABLE), waits for the step in flight, joins the thread.
+  // Cancels what is left (UNAVAILABLE), waits for the steps in flight, joins the thread.
   ~Engine();
 
   // Any thread. Takes the sequences of one ask, all or none. Checked before anything is queued; on

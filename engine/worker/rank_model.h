@@ -24,10 +24,9 @@
 #include "engine/parallel/gloo_communicator.h"
 #include "engine/parallel/staged_communicator.h"
 #include "engine/sparse/calibration.h"
-#include "engine/sparse/selection_results.h"
 #include "engine/worker/backend.h"
 #include "engine/worker/rank_plan.h"
-#include "engine/worker/sampling_inputs.h"
+#include "engine/worker/step_memory.h"
 
 namespace asynctls {
 
@@ -47,34 +46,34 @@ class RankModel {
 
   // How many steps may be under way at once: two on a device, unless ranks meet in every layer,
   // which takes the host.
-  int depth() const { return static_cast<int>(sides_.size()); }
+  int depth() const { return static_cast<int>(under_way_.size()); }
 
   // Begins a step: all of it is put on the backend's stream. `done` is as Ops::WhenDone says, when
   // End would not wait. Requires: fewer than depth() steps are under way. Errors: INVALID_ARGUMENT
   // for a plan that breaks the contract, UNAVAILABLE for a broken group; the rank is then of no
   // more use, but for ending the steps under way.
   absl::Status Begin(const v1::StepPlan& plan, const std::function<void()>& done) {
-    ASYNCTLS_CHECK(begun_ - ended_ < sides_.size());
-    Side& side = SideOf(begun_);
-    side.clock.Start(StepPhase::kInputs);
-    absl::Status status = Pack(plan, side);
+    ASYNCTLS_CHECK(begun_ - ended_ < under_way_.size());
+    StepMemory& memory = MemoryOf(begun_);
+    memory.clock.Start(StepPhase::kInputs);
+    absl::Status status = Pack(plan, memory);
     if (!status.ok()) return status;
     ops_->Mark(MarkOf(begun_, kFirstOp));
     bool heat = false;
     for (int pass = 0; pass < kPasses; ++pass) {
-      if (side.steps[pass].rows() == 0) continue;
-      const AttentionBatch& batch = side.steps[pass].attention;
+      if (memory.steps[pass].rows() == 0) continue;
+      const AttentionBatch& batch = memory.steps[pass].attention;
       heat = heat || (batch.report_blocks && batch.decode_rows() > 0);
-      side.selected.Start(batch.decode_rows());
-      status = RunPass(pass, side);
+      memory.selected.Start(batch.decode_rows());
+      status = RunPass(pass, memory);
       if (!status.ok()) return status;
     }
     ops_->Mark(MarkOf(begun_, kLastOp));
-    side.sampling.Download(*ops_);
-    side.selected.Download(*ops_, heat);
+    memory.sampling.Download(*ops_);
+    memory.selected.Download(*ops_, heat);
     ops_->Mark(MarkOf(begun_, kOnHost));
     ops_->WhenDone(MarkOf(begun_, kOnHost), done);
-    side.clock.Enter(StepPhase::kOther);
+    memory.clock.Enter(StepPhase::kOther);
     ++begun_;
     return absl::OkStatus();
   }
@@ -82,25 +81,25 @@ class RankModel {
   // Waits for the oldest step under way, and says what came of it.
   v1::StepResult End() {
     ASYNCTLS_CHECK(ended_ < begun_);
-    Side& side = SideOf(ended_);
+    StepMemory& memory = MemoryOf(ended_);
     ops_->WaitFor(MarkOf(ended_, kOnHost));
-    side.clock.Resume(StepPhase::kOther);
+    memory.clock.Resume(StepPhase::kOther);
     v1::StepResult result;
-    result.set_step(side.step);
-    side.sampling.Report(result);
-    for (const Step& step : side.steps) Account(step.attention, side, result);
+    result.set_step(memory.step);
+    memory.sampling.Report(result);
+    for (const Step& step : memory.steps) Account(step.attention, memory, result);
     if (B::kMemory == MemoryKind::kDevice) {
       const int first = MarkOf(ended_, kFirstOp);
-      side.clock.Add(StepPhase::kDevice, ops_->Seconds(first, MarkOf(ended_, kLastOp)));
+      memory.clock.Add(StepPhase::kDevice, ops_->Seconds(first, MarkOf(ended_, kLastOp)));
       if (ended_ > 0) {
         result.set_idle_seconds(ops_->Seconds(MarkOf(ended_ - 1, kLastOp), first));
       }
     }
-    side.clock.Enter(StepPhase::kOther);
+    memory.clock.Enter(StepPhase::kOther);
     for (size_t i = 0; i < kStepPhaseNames.size(); ++i) {
       v1::StepResult::Phase* phase = result.add_phases();
       phase->set_name(kStepPhaseNames[i]);
-      phase->set_seconds(side.clock.seconds()[i]);
+      phase->set_seconds(memory.clock.seconds()[i]);
     }
     ++ended_;
     return result;
@@ -150,22 +149,13 @@ class RankModel {
   Transformer<B>& transformer() { return *transformer_; }
 
  private:
-  // What a step under way has for itself.
-  struct Side {
-    StepInputs inputs;
-    SamplingInputs sampling;
-    SelectionResults selected;
-    StepClock clock;
-    uint64_t step = 0;
-    Steps steps;
-  };
   // Marks of a step on the stream. The device is idle between the last op of a step and the first
   // of the next, so those of a step that has ended are kept for one more.
   enum Marked { kFirstOp, kLastOp, kOnHost };
   int MarkOf(uint64_t step, Marked what) const {
-    return static_cast<int>(step % (sides_.size() + 1)) * 3 + what;
+    return static_cast<int>(step % (under_way_.size() + 1)) * 3 + what;
   }
-  Side& SideOf(uint64_t step) { return sides_[step % sides_.size()]; }
+  StepMemory& MemoryOf(uint64_t step) { return under_way_[step % under_way_.size()]; }
 
   RankModel() = default;
 
@@ -206,8 +196,11 @@ class RankModel {
       }
       phase_done("connect ranks");
     }
-    status = AllocateSides();
-    if (!status.ok()) return status;
+    const bool two = B::kMemory == MemoryKind::kDevice && group_ == nullptr;
+    absl::StatusOr<std::vector<StepMemory>> steps =
+        StepMemory::Create(plan_, B::kMemory, two ? 2 : 1);
+    if (!steps.ok()) return steps.status();
+    under_way_ = *std::move(steps);
     attention_.emplace(*ops_, *kv_, *slots_, *index_, *selection_);
     transformer_.emplace(
         *ops_, config_, plan_.shape, *weights_, *activations_, *attention_, group_.get());
@@ -252,32 +245,6 @@ class RankModel {
     return status;
   }
 
-  absl::Status AllocateSides() {
-    constexpr MemoryKind kKind = B::kMemory;
-    absl::Status status = AddSide(StepInputs::Create(plan_.inputs, kKind),
-                                  SamplingInputs::Create(plan_.sampling, kKind),
-                                  SelectionResults::Create(plan_.selection, plan_.index, kKind));
-    if (!status.ok() || kKind != MemoryKind::kDevice || group_ != nullptr) return status;
-    const Side& first = sides_[0];
-    return AddSide(first.inputs.Twin(), first.sampling.Twin(), first.selected.Twin());
-  }
-
-  absl::Status AddSide(absl::StatusOr<StepInputs> inputs,
-                       absl::StatusOr<SamplingInputs> sampling,
-                       absl::StatusOr<SelectionResults> selected) {
-    absl::Status status = inputs.status();
-    status.Update(sampling.status());
-    status.Update(selected.status());
-    if (!status.ok()) return status;
-    sides_.push_back({.inputs = *std::move(inputs),
-                      .sampling = *std::move(sampling),
-                      .selected = *std::move(selected),
-                      .clock = {},
-                      .step = 0,
-                      .steps = {}});
-    return status;
-  }
-
   template <typename T>
   static absl::Status Keep(absl::StatusOr<T> made, std::optional<T>& member) {
     if (made.ok()) member.emplace(*std::move(made));
@@ -300,17 +267,17 @@ class RankModel {
   }
 
   // Takes the plan over and puts what the passes read on its way to the backend.
-  absl::Status Pack(const v1::StepPlan& plan, Side& side) {
+  absl::Status Pack(const v1::StepPlan& plan, StepMemory& memory) {
     const absl::Status status = lanes_->Apply(plan, *slots_);
     if (!status.ok()) return status;
     slots_->Upload(*ops_);
-    for (const v1::LaneStart& start : plan.starts()) StartLane(start, side.sampling);
-    side.step = plan.step();
-    side.steps = side.inputs.Pack(plan, *lanes_);
-    for (Step& step : side.steps) step.attention.results = &side.selected;
-    side.sampling.Pack(plan, *lanes_, side.inputs);
-    side.inputs.Upload(*ops_);
-    side.sampling.Upload(*ops_);
+    for (const v1::LaneStart& start : plan.starts()) StartLane(start, memory.sampling);
+    memory.step = plan.step();
+    memory.steps = memory.inputs.Pack(plan, *lanes_);
+    for (Step& step : memory.steps) step.attention.results = &memory.selected;
+    memory.sampling.Pack(plan, *lanes_, memory.inputs);
+    memory.inputs.Upload(*ops_);
+    memory.sampling.Upload(*ops_);
     return status;
   }
 
@@ -323,12 +290,12 @@ class RankModel {
 
   // The rows of one pass, from tokens to tokens. Decode rows on their own are replayed, where
   // nothing in between needs the host: passes of the same sizes differ in what memory holds only.
-  absl::Status RunPass(int pass, Side& side) {
-    const Step& step = side.steps[pass];
-    const SamplingInputs& sampling = side.sampling;
+  absl::Status RunPass(int pass, StepMemory& memory) {
+    const Step& step = memory.steps[pass];
+    const SamplingInputs& sampling = memory.sampling;
     const int64_t sampled = sampling.sampled_rows(pass).dim(0);
     if (pass != kDecodePass || group_ != nullptr || sampling.prompt_tiles(pass) > 0) {
-      const absl::Status status = Compute(pass, side);
+      const absl::Status status = Compute(pass, memory);
       if (status.ok() && sampled > 0) logits_ = transformer_->LastLogits(sampled);
       return status;
     }
@@ -336,72 +303,74 @@ class RankModel {
     const uint64_t key = size(step.rows(), 0) | size(step.attention.dense_rows, 16) |
                          size(sampled, 32) | size(sampling.TopIds({}, pass).rows.dim(0) > 0, 48) |
                          size(step.attention.report_blocks, 49);
-    side.clock.Enter(StepPhase::kOther);
+    memory.clock.Enter(StepPhase::kOther);
     absl::Status status;
-    ops_->Replay(key, [&] { status = Compute(pass, side); });
+    ops_->Replay(key, [&] { status = Compute(pass, memory); });
     if (sampled > 0) logits_ = transformer_->LastLogits(sampled);
     return status;
   }
 
-  absl::Status Compute(int pass, Side& side) {
-    absl::Status status = transformer_->Forward(side.steps[pass], side.clock);
-    if (status.ok()) status = ScorePrompts(pass, side);
-    if (status.ok()) status = Sample(pass, side);
+  absl::Status Compute(int pass, StepMemory& memory) {
+    absl::Status status = transformer_->Forward(memory.steps[pass], memory.clock);
+    if (status.ok()) status = ScorePrompts(pass, memory);
+    if (status.ok()) status = Sample(pass, memory);
     return status;
   }
 
   // Log-probabilities of prompt tokens, by tiles of rows so that no long prompt needs all its
   // logits at once. Every rank computes its part of them, rank 0 reads them.
-  absl::Status ScorePrompts(int pass, Side& side) {
-    const SamplingInputs& sampling = side.sampling;
+  absl::Status ScorePrompts(int pass, StepMemory& memory) {
+    const SamplingInputs& sampling = memory.sampling;
     for (int64_t tile = 0; tile < sampling.prompt_tiles(pass); ++tile) {
       absl::StatusOr<View<const float, 2>> logits =
-          transformer_->Logits(sampling.PromptRows(tile, pass), side.clock);
+          transformer_->Logits(sampling.PromptRows(tile, pass), memory.clock);
       if (!logits.ok()) return logits.status();
       if (plan_.shard.rank != 0) continue;
-      side.clock.Enter(StepPhase::kSample);
+      memory.clock.Enter(StepPhase::kSample);
       ops_->LogProbs(sampling.PromptLogProbs(tile, *logits, pass));
     }
     return absl::OkStatus();
   }
 
   // Rank 0 samples; the others learn the tokens.
-  absl::Status Sample(int pass, Side& side) {
-    const SamplingInputs& sampling = side.sampling;
+  absl::Status Sample(int pass, StepMemory& memory) {
+    const SamplingInputs& sampling = memory.sampling;
     const View<const int32_t, 1> rows = sampling.sampled_rows(pass);
-    absl::StatusOr<View<const float, 2>> logits = transformer_->Logits(rows, side.clock);
+    absl::StatusOr<View<const float, 2>> logits = transformer_->Logits(rows, memory.clock);
     if (!logits.ok()) return logits.status();
     if (rows.dim(0) == 0) return absl::OkStatus();
-    side.clock.Enter(StepPhase::kSample);
+    memory.clock.Enter(StepPhase::kSample);
     if (plan_.shard.rank == 0) {
-      ops_->Sample(sampling.Sampling(*logits, side.inputs.last_token(), pass));
+      ops_->Sample(sampling.Sampling(*logits, memory.inputs.last_token(), pass));
       ops_->LogProbs(sampling.TopIds(*logits, pass));
     }
-    return group_ == nullptr ? absl::OkStatus() : ShareTokens(pass, side);
+    return group_ == nullptr ? absl::OkStatus() : ShareTokens(pass, memory);
   }
 
-  absl::Status ShareTokens(int pass, Side& side) {
-    const View<int32_t, 1> tokens = side.sampling.host_tokens(pass);
-    if (plan_.shard.rank == 0) side.sampling.DownloadTokens(*ops_, pass);
+  absl::Status ShareTokens(int pass, StepMemory& memory) {
+    const View<int32_t, 1> tokens = memory.sampling.host_tokens(pass);
+    if (plan_.shard.rank == 0) memory.sampling.DownloadTokens(*ops_, pass);
     ops_->Wait();
     const absl::Status status = group_->Broadcast(tokens);
     if (!status.ok() || plan_.shard.rank == 0) return status;
     for (int64_t i = 0; i < tokens.dim(0); ++i) {
-      const int32_t lane = side.sampling.host_rows(pass)[i].lane;
-      ops_->Upload(side.inputs.last_token().data + lane, tokens.data + i, sizeof(int32_t));
+      const int32_t lane = memory.sampling.host_rows(pass)[i].lane;
+      ops_->Upload(memory.inputs.last_token().data + lane, tokens.data + i, sizeof(int32_t));
     }
     return absl::OkStatus();
   }
 
   // Adds what the decode rows read.
-  void Account(const AttentionBatch& batch, const Side& side, v1::StepResult& result) const {
+  void Account(const AttentionBatch& batch,
+               const StepMemory& memory,
+               v1::StepResult& result) const {
     uint64_t nan_heads = result.nan_heads();
     for (int row = 0; row < batch.decode_rows(); ++row) {
       if (batch.host_rows[row].length == 0) continue;
       const RowRead read = attention_->Read(batch, row);
       v1::LaneRead* out = result.add_reads();
       out->set_lane(static_cast<uint32_t>(batch.host_rows[row].lane));
-      out->set_mode(side.inputs.mode(row));
+      out->set_mode(memory.inputs.mode(row));
       v1::KvRead& kv = *out->mutable_read();
       kv.set_blocks(static_cast<uint64_t>(read.blocks));
       kv.set_tokens(static_cast<uint64_t>(read.tokens));
@@ -427,7 +396,7 @@ class RankModel {
   std::optional<Activations> activations_;
   std::optional<LaneTable> lanes_;
   std::unique_ptr<Communicator> group_;
-  std::vector<Side> sides_;  // one for each step that may be under way
+  std::vector<StepMemory> under_way_;  // one for each step that may be
   std::optional<SparseAttention<B>> attention_;
   std::optional<Transformer<B>> transformer_;
   uint64_t begun_ = 0, ended_ = 0;  // steps

@@ -23,9 +23,9 @@ class Worker {
   // the plan's numbers when memory does not suffice.
   virtual absl::StatusOr<v1::InitReply> Init(const v1::InitRequest& request) = 0;
 
-  // Runs one step. Plans run in the order of submission; `done` is called exactly once, on the
-  // worker's own thread, and must not block. An error means the rank is dead: every later step
-  // fails as well. The plan is shared by all ranks and not changed.
+  // Runs one step. Plans run in the order of submission, however many there are; `done` is called
+  // exactly once, on the worker's own thread, and must not block. An error means the rank is dead:
+  // every later step fails as well. The plan is shared by all ranks and not changed.
   virtual void Submit(std::shared_ptr<const v1::StepPlan> plan, Done done) = 0;
 };
 
