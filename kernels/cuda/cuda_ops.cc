@@ -64,6 +64,12 @@ void CudaOps::State::AllowShared(const void* kernel) {
                                   most - static_cast<int>(attributes.sharedSizeBytes)));
 }
 
+void CudaOps::State::PreferShared(const void* kernel) const {
+  if (!preferred.insert(kernel).second) return;
+  CUDA_CHECK(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+}
+
 int CudaOps::State::MaxSplits(int64_t kv_heads) const {
   return SplitsOf(multiprocessors, kv_heads);
 }
