@@ -9,7 +9,7 @@
 namespace asynctls {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps;
+constexpr int kMostWarps = 8;
 
 struct Params {
   const bf16* qkv;
@@ -228,7 +228,8 @@ __device__ const float* FetchTable(const Params& p, const float* from, int g, fl
   if (from == nullptr) return nullptr;
   float* table = shared;
   const int values = p.dim * kCodeDirections;
-  for (int i = 4 * static_cast<int>(threadIdx.x); i < values; i += 4 * kThreads) {
+  for (int i = 4 * static_cast<int>(threadIdx.x); i < values;
+       i += 4 * static_cast<int>(blockDim.x)) {
     CopyAsync16(SharedAddress(table + i), from + int64_t{g} * values + i);
   }
   shared += values;
@@ -237,10 +238,11 @@ __device__ const float* FetchTable(const Params& p, const float* from, int g, fl
 
 // kHeld: pairs (i, i + D/2) that a lane holds.
 template <int kHeld>
-__global__ void __launch_bounds__(kThreads) AppendKvKernel(const Params p) {
+__global__ void __launch_bounds__(32 * kMostWarps) AppendKvKernel(const Params p) {
   GridTrigger();
   extern __shared__ __align__(16) float shared[];  // tables [D, r] | a head [D] per warp
   const int warp = static_cast<int>(threadIdx.x) / 32, g = static_cast<int>(blockIdx.y);
+  const int warps = static_cast<int>(blockDim.x) / 32;
   const int64_t first = int64_t{blockIdx.x} * p.tokens_per_block;
   const int heads = p.q_heads / p.kv_heads + 1;  // the key first
   float* free = shared;
@@ -256,7 +258,7 @@ __global__ void __launch_bounds__(kThreads) AppendKvKernel(const Params p) {
   CopyWait<0>();
   __syncthreads();
   const int items = static_cast<int>(min(int64_t{p.tokens_per_block}, p.tokens - first)) * heads;
-  for (int i = warp; i < items; i += kWarps) {
+  for (int i = warp; i < items; i += warps) {
     const int64_t t = first + i / heads;
     const bool is_key = i % heads == 0;
     if (i != warp) {
@@ -307,14 +309,16 @@ void CudaOps::AppendKv(const AppendKvArgs& a) {
   assert(p.dim <= 64 * kManyPairs);
   const auto kernel =
       p.dim <= 64 * kFewPairs ? AppendKvKernel<kFewPairs> : AppendKvKernel<kManyPairs>;
+  // A warp for each head of a token, as far as they go.
+  const int warps = std::min<int>(kMostWarps, p.tokens_per_block * (p.q_heads / p.kv_heads + 1));
   const size_t shared = sizeof(float) * static_cast<size_t>(p.dim) *
-                        (kWarps + kCodeDirections * (size_t{coded} + size_t{turned}));
+                        (warps + kCodeDirections * (size_t{coded} + size_t{turned}));
   state_->AllowShared(reinterpret_cast<const void*>(kernel));
   Launch(*state_,
          kernel,
          dim3(static_cast<unsigned>((p.tokens + p.tokens_per_block - 1) / p.tokens_per_block),
               static_cast<unsigned>(p.kv_heads)),
-         kThreads,
+         32 * static_cast<unsigned>(warps),
          shared,
          p);
 }

@@ -6,10 +6,8 @@
 // of an integer matrix product whose columns are the query heads. The last piece of a (row, KV
 // head) to be done keeps the best.
 //
-// What it can do before the queries are there it does: the first codes come in (all but the last
-// block's: its newest code is being written), and the code that keeps the best is run once on
-// made-up keys, so that its instructions are fetched by then. They come from memory, as the step
-// has read all weights since, which takes longer than to run them.
+// The first codes come in before the queries are there, all but the last block's: its newest code
+// is being written.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -182,8 +180,9 @@ __device__ int ExchangeLag(const DecodeRow& row, int32_t* kept, int32_t* list, i
   return new_count;
 }
 
+// Registers: kResident of them are on a multiprocessor beside a thread block of AppendKv.
 template <int kTiles>
-__global__ void __launch_bounds__(kThreads, kTiles == 1 ? kResident : 1)
+__global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
     SelectBlocksKernel(const Params p) {
   GridTrigger();
   extern __shared__ __align__(128) uint8_t shared[];  // the ring of codes, at the end the list
@@ -222,95 +221,80 @@ __global__ void __launch_bounds__(kThreads, kTiles == 1 ? kResident : 1)
     }
     CopyCommit();
   };
-  uint32_t* keys = p.keys + pair * p.table_width;
-  auto* list = reinterpret_cast<int32_t*>(shared);
-  const int keep = min(max(row.max_blocks, 0), blocks);
-
-  // Twice: the first time only the end, on made-up keys, without a result.
-#pragma unroll 1
-  for (int real = 0; real < 2; ++real) {
-    if (real == 0) {
 #pragma unroll
-      for (int i = 0; i < kStages; ++i) fetch(i, 0, min(end, tail));
-    } else {
-      GridWait();
-      if (blocks == 0) {
-        if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
-        return;
-      }
-      const int used = (blocks + per_piece - 1) / per_piece;
-      if (piece >= used) return;
-      const int late = (tail - begin) / kTurn;  // the group of the last block, if it is mine
-      const bool has_tail =
-          tail >= begin && tail < end && late < kStages && tail < begin + kTurn * late + kGroup;
-      if (has_tail) fetch(late, tail, end);
-      const Scorer<kTiles> scorer(
-          p.code8 + pair * p.heads * kCodeDirections, p.turned_scale + pair * p.heads, p.heads);
-#pragma unroll 1
-      for (int i = 0; i < mine; ++i) {
-        if (has_tail) {
-          CopyWait<0>();
-        } else {
-          CopyWait<kStages - 1>();
-        }
-        __syncwarp();
-        const int first = begin + kTurn * i;
-        const auto* codes = reinterpret_cast<const uint32_t*>(
-            shared + (warp * kStages + i % kStages) * kGroupBytes);
-        const int positions = row.length - first * kBlockPositions;
-        uint32_t key = positions >= kGroup * kBlockPositions
-                           ? scorer.template Key<true>(codes, positions)
-                           : scorer.template Key<false>(codes, positions);
-        const int block = first + lane / 8;
-        if (gpu::BlockIsForced(block, blocks)) key = kForcedKey;
-        if (lane % 8 == 0 && block < end) keys[block] = key;
-        __syncwarp();
-        if ((i + kStages) % 8 == 0) slot_ahead = slot_of(i + kStages);
-        fetch(i + kStages, 0, end);
-      }
+  for (int i = 0; i < kStages; ++i) fetch(i, 0, min(end, tail));
 
-      __syncthreads();
-      if (threadIdx.x == 0) place = ArriveAndCount(&p.scored[pair]);
-      __syncthreads();
-      if (place != static_cast<uint32_t>(used - 1)) return;
+  GridWait();
+  if (blocks == 0) {
+    if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
+    return;
+  }
+  const int used = (blocks + per_piece - 1) / per_piece;
+  if (piece >= used) return;
+  const int late = max(0, tail - begin) / kTurn;  // the group that the last block would be in
+  const bool has_tail =
+      tail >= begin + kTurn * late && tail < min(end, begin + kTurn * late + kGroup);
+  const bool tail_is_late = has_tail && late < kStages;
+  if (tail_is_late) fetch(late, tail, end);
+  uint32_t* keys = p.keys + pair * p.table_width;
+  const float* turned_scale = p.turned_scale + pair * p.heads;
+  const Scorer<kTiles> scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
+#pragma unroll 1
+  for (int i = 0; i < mine; ++i) {
+    if (tail_is_late) {
       CopyWait<0>();
+    } else {
+      CopyWait<kStages - 1>();
     }
-    Top::Clear(scratch);
-    __syncthreads();
-    auto rank = [&](const auto& ranked) {
-      typename Top::Cut cut{0, blocks};  // all
-      if (keep == 0) cut = {kForcedKey, 0};
-      if (keep > 0 && keep < blocks) cut = Top::ByCount(scratch, ranked, keep);
-      return Top::Emit(scratch, ranked, cut, [&](int i, int at) {
-        if (real) list[at] = i;
-      });
-    };
-    const auto load = [&](int i) {
-      return real ? __ldcg(keys + i) : static_cast<uint32_t>(i) * 2654435761u;
-    };
-    int count = 0;
-    if (blocks <= 4 * kThreads) {
-      count = rank(RegisterKeys<4>(blocks, load));
-    } else if (blocks <= 8 * kThreads) {
-      count = rank(RegisterKeys<8>(blocks, load));
-    } else if (real) {
-      count = rank(MemoryKeys(keys, blocks));
-    }
-    __syncthreads();
-    if (!real) continue;
-    if (row.lag != DecodeRow::kExact) {
-      count = ExchangeLag(
-          row, p.lag + (int64_t{row.lane} * p.groups + g) * (p.table_width + 1), list, count);
-    }
-    int32_t* out = p.blocks + pair * p.list_width;
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) out[i] = list[i];
-    if (threadIdx.x == 0) {
-      int nan_heads = 0;
-      for (int h = 0; h < p.heads; ++h) nan_heads += isnan(p.turned_scale[pair * p.heads + h]);
-      p.block_count[pair] = count;
-      p.nan_heads[pair] = nan_heads;
-      p.scored[pair] = 0;
-    }
+    __syncwarp();
+    const int first = begin + kTurn * i;
+    const auto* codes =
+        reinterpret_cast<const uint32_t*>(shared + (warp * kStages + i % kStages) * kGroupBytes);
+    const int positions = row.length - first * kBlockPositions;
+    uint32_t key = positions >= kGroup * kBlockPositions
+                       ? scorer.template Key<true>(codes, positions)
+                       : scorer.template Key<false>(codes, positions);
+    const int block = first + lane / 8;
+    if (gpu::BlockIsForced(block, blocks)) key = kForcedKey;
+    if (lane % 8 == 0 && block < end) keys[block] = key;
+    __syncwarp();
+    if ((i + kStages) % 8 == 0) slot_ahead = slot_of(i + kStages);
+    fetch(i + kStages, 0, end);
+  }
+
+  // The last piece to be done keeps the best.
+  __syncthreads();
+  if (threadIdx.x == 0) place = ArriveAndCount(&p.scored[pair]);
+  Top::Clear(scratch);
+  __syncthreads();
+  if (place != static_cast<uint32_t>(used - 1)) return;
+  CopyWait<0>();
+  const int keep = min(max(row.max_blocks, 0), blocks);
+  auto* list = reinterpret_cast<int32_t*>(shared);  // over the ring
+  __syncthreads();
+  auto rank = [&](const auto& ranked) {
+    typename Top::Cut cut{0, blocks};  // all
+    if (keep == 0) cut = {kForcedKey, 0};
+    if (keep > 0 && keep < blocks) cut = Top::ByCount(scratch, ranked, keep);
+    return Top::Emit(scratch, ranked, cut, [&](int i, int at) { list[at] = i; });
+  };
+  const auto load = [&](int i) { return __ldcg(keys + i); };
+  int count = blocks <= 4 * kThreads   ? rank(RegisterKeys<4>(blocks, load))
+              : blocks <= 8 * kThreads ? rank(RegisterKeys<8>(blocks, load))
+                                       : rank(MemoryKeys(keys, blocks));
+  __syncthreads();
+  if (row.lag != DecodeRow::kExact) {
+    count = ExchangeLag(
+        row, p.lag + (int64_t{row.lane} * p.groups + g) * (p.table_width + 1), list, count);
+  }
+  int32_t* out = p.blocks + pair * p.list_width;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) out[i] = list[i];
+  if (threadIdx.x == 0) {
+    int nan_heads = 0;
+    for (int h = 0; h < p.heads; ++h) nan_heads += isnan(turned_scale[h]);
+    p.block_count[pair] = count;
+    p.nan_heads[pair] = nan_heads;
+    p.scored[pair] = 0;
   }
 }
 

@@ -7,7 +7,7 @@
 // there on a thread has a token: weights when the heads' largest products have gone around the
 // cluster, scores when the sums of the weights have. The scores meet in the first thread block,
 // which keeps the best. Code that runs once is not unrolled: it would take longer to fetch than to
-// run; and the end is run once on made-up keys before the blocks are there, as in SelectBlocks.
+// run.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -46,7 +46,6 @@ struct Params {
 
 // Shared memory: this, then the products or weights [heads of a tile][tokens of the round here].
 struct Shared {
-  Params p;
   TopK<kThreads>::Scratch top;
   unsigned long long sum[kMaxHeads];  // of the weights of this thread block
   unsigned long long warp_sum[kColumns][kWarps];
@@ -311,10 +310,9 @@ struct TokenScorer {
 
 // From the selected blocks to the scores of their n tokens: in sh.keys of the first thread block if
 // they fit, else in the global keys. Returns n, 0 if nothing is selected. All threads of the
-// cluster. Not inlined: it would keep registers from what comes before and after.
+// cluster.
 template <int kRanks>
-__device__ __noinline__ int ScoreTokens(const DecodeRow& row, Shared& sh) {
-  const Params& p = sh.p;
+__device__ int ScoreTokens(const Params& p, const DecodeRow& row, Shared& sh) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y, head0 = pair * p.heads;
   // What can be read without knowing another thing is read at once.
@@ -369,7 +367,6 @@ __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
   extern __shared__ __align__(128) uint8_t shared[];
   Shared& sh = *reinterpret_cast<Shared*>(shared);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const bool keeps = blockIdx.x == 0;  // the first thread block of the cluster
   const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;
   using Top = TopK<kThreads>;
   const DecodeRow row = p.rows[blockIdx.z];  // no kernel of the step writes it, nor the slots
@@ -378,102 +375,90 @@ __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
     const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
     for (int i = static_cast<int>(threadIdx.x); i < blocks; i += kThreads) sh.slots[i] = slots[i];
   }
-  if (threadIdx.x == 0) sh.p = p;
-  int n = kHeldKeys * kThreads;  // candidates
+  Top::Clear(sh.top);
+  GridWait();
+  const int n = ScoreTokens<kRanks>(p, row, sh);  // candidates
+  if (blockIdx.x != 0) return;
+  if (n == 0) {
+    if (threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
+    return;
+  }
 
-  // Twice: the first time only the end, on made-up keys, without a result.
-#pragma unroll 1
-  for (int real = keeps ? 0 : 1; real < 2; ++real) {
-    Top::Clear(sh.top);
-    __syncthreads();
-    if (real) {
-      GridWait();
-      n = ScoreTokens<kRanks>(row, sh);
-      if (!keeps) return;
-      if (n == 0) {
-        if (threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
-        return;
-      }
+  // The first thread block keeps the best.
+  const int keep = min(max(row.max_tokens, 0), n);
+  int32_t* out = p.tokens + pair * p.max_tokens;
+  const float top_p = row.top_p;
+  unsigned long long mass = 0, forced_mass = 0;
+  auto key_of = [&](float score, int position) {
+    const bool forced = gpu::TokenIsForced(position, row.length);
+    if (top_p < 1.0f) {
+      mass += gpu::FixedScore(score);
+      if (forced) forced_mass += gpu::FixedScore(score);
     }
-
-    // The first thread block keeps the best.
-    const int keep = min(max(row.max_tokens, 0), n);
-    int32_t* out = p.tokens + pair * p.max_tokens;
-    const float top_p = real ? row.top_p : 1.0f;
-    unsigned long long mass = 0, forced_mass = 0;
-    auto key_of = [&](float score, int position) {
-      const bool forced = gpu::TokenIsForced(position, row.length);
-      if (top_p < 1.0f) {
-        mass += gpu::FixedScore(score);
-        if (forced) forced_mass += gpu::FixedScore(score);
-      }
-      return forced ? kForcedKey : gpu::OrderedKey(score);
+    return forced ? kForcedKey : gpu::OrderedKey(score);
+  };
+  auto cut_of = [&](const auto& keys) {
+    typename Top::Cut cut{0, n};
+    if (keep == 0) cut = {kForcedKey, 0};
+    if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
+    if (top_p < 1.0f && keep > 0) {
+      unsigned long long total, forced_total;
+      Top::Scan(sh.top, 1, mass, &total);
+      Top::Scan(sh.top, 2, forced_mass, &forced_total);
+      cut = Top::ByMass(sh.top, keys, n, cut, top_p, total, forced_total);
+    }
+    return cut;
+  };
+  int count;
+  if (n <= kHeldKeys * kThreads) {
+    // A thread's keys lie in one block of positions, and those of eight threads make it up.
+    const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
+    const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
+                         first % kBlockPositions - first;
+    static_assert(kHeldKeys == 8 && kHeldKeys * kThreads <= kSharedKeys);
+    const uint4 low = *reinterpret_cast<const uint4*>(sh.keys + first);
+    const uint4 high = *reinterpret_cast<const uint4*>(sh.keys + first + 4);
+    const uint32_t scores[] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    const RegisterKeys<kHeldKeys> keys(
+        n, [&](int i) { return key_of(__uint_as_float(scores[i - first]), position + i); });
+    bool any = false;
+    count = Top::Emit(sh.top, keys, cut_of(keys), [&](int i, int at) {
+      out[at] = position + i;
+      any = true;
+    });
+    uint32_t lanes = __ballot_sync(kAllLanes, any);
+    lanes |= lanes >> 4;
+    lanes |= lanes >> 2;
+    lanes |= lanes >> 1;
+    const int touched = __popc(lanes & 0x01010101u);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+  } else {
+    const bool here = n <= kSharedKeys;
+    uint32_t* keys = here ? sh.keys : p.keys + pair * p.table_width * kBlockPositions;
+    const int32_t* list = p.blocks + pair * p.list_width;
+    auto position_of = [&](int i) {
+      return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
     };
-    auto cut_of = [&](const auto& keys) {
-      typename Top::Cut cut{0, n};
-      if (keep == 0) cut = {kForcedKey, 0};
-      if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
-      if (top_p < 1.0f && keep > 0) {
-        unsigned long long total, forced_total;
-        Top::Scan(sh.top, 1, mass, &total);
-        Top::Scan(sh.top, 2, forced_mass, &forced_total);
-        cut = Top::ByMass(sh.top, keys, n, cut, top_p, total, forced_total);
-      }
-      return cut;
-    };
-    int count;
-    if (n <= kHeldKeys * kThreads) {
-      // A thread's keys lie in one block of positions, and those of eight threads make it up.
-      const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
-      const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
-                           first % kBlockPositions - first;
-      static_assert(kHeldKeys == 8 && kHeldKeys * kThreads <= kSharedKeys);
-      const uint4 low = *reinterpret_cast<const uint4*>(sh.keys + first);
-      const uint4 high = *reinterpret_cast<const uint4*>(sh.keys + first + 4);
-      const uint32_t scores[] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-      const RegisterKeys<kHeldKeys> keys(n, [&](int i) {
-        return real ? key_of(__uint_as_float(scores[i - first]), position + i)
-                    : static_cast<uint32_t>(i) * 2654435761u;
-      });
-      bool any = false;
-      count = Top::Emit(sh.top, keys, cut_of(keys), [&](int i, int at) {
-        if (real) out[at] = position + i;
-        any = true;
-      });
-      uint32_t lanes = __ballot_sync(kAllLanes, any);
-      lanes |= lanes >> 4;
-      lanes |= lanes >> 2;
-      lanes |= lanes >> 1;
-      const int touched = __popc(lanes & 0x01010101u);
-      if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
-    } else {
-      const bool here = n <= kSharedKeys;
-      uint32_t* keys = here ? sh.keys : p.keys + pair * p.table_width * kBlockPositions;
-      const int32_t* list = p.blocks + pair * p.list_width;
-      auto position_of = [&](int i) {
-        return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
-      };
 #pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
-        keys[i] = key_of(__uint_as_float(here ? keys[i] : __ldcg(keys + i)), position_of(i));
-      }
-      __syncthreads();
-      const MemoryKeys all(keys, n);
-      count = Top::Emit(sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
-      __syncthreads();
-      int touched = 0;
-#pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
-        touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
-      }
-      touched = __reduce_add_sync(kAllLanes, touched);
-      if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+      keys[i] = key_of(__uint_as_float(here ? keys[i] : __ldcg(keys + i)), position_of(i));
     }
     __syncthreads();
-    if (real && threadIdx.x == 0) {
-      p.token_count[pair] = count;
-      p.touched[pair] = sh.touched;
+    const MemoryKeys all(keys, n);
+    count = Top::Emit(sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
+    __syncthreads();
+    int touched = 0;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+      touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
     }
+    touched = __reduce_add_sync(kAllLanes, touched);
+    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    p.token_count[pair] = count;
+    p.touched[pair] = sh.touched;
   }
 }
 

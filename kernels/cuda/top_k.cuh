@@ -84,6 +84,7 @@ struct TopK {
     for (int i = static_cast<int>(threadIdx.x); i < kPasses * 256; i += kThreads) {
       (&s.count[0][0])[i] = 0;
     }
+    for (int i = static_cast<int>(threadIdx.x); i < kFew; i += kThreads) s.few[i] = 0;
     if (threadIdx.x == 0) s.few_count = 0;
   }
 
@@ -200,11 +201,17 @@ struct TopK {
     if (static_cast<int>(threadIdx.x) < n) {
       const uint32_t own = s.few[threadIdx.x];
       uint32_t above = 0, equal = 0;
-#pragma unroll 4
-      for (int i = 0; i < n; ++i) {
-        const uint32_t key = s.few[i];
+      auto compare = [&](uint32_t key) {
         above += key > own;
         equal += key == own;
+      };
+#pragma unroll 4
+      for (int i = 0; i < n; i += 4) {  // those that are not there are 0 and none of the best
+        const uint4 four = *reinterpret_cast<const uint4*>(s.few + i);
+        compare(four.x);
+        compare(four.y);
+        compare(four.z);
+        compare(four.w);
       }
       if (above < keep && above + equal >= keep) s.cut = {own, static_cast<int>(keep - above)};
     }
