@@ -228,11 +228,13 @@ Metrics::Metrics(Registry& r)
           r, "asynctls_request_prompt_tokens", "Prompt length of accepted requests", kTokens)),
       request_generation_tokens(OneHistogram(
           r, "asynctls_request_generation_tokens", "Reply length of accepted requests", kTokens)),
-      step_seconds(ByLabel(
-          Histograms(r, "asynctls_step_seconds", "Plan, or the last commit, to commit of a step, by what it works on"),
-          "kind",
-          kStepKinds,
-          kStep)),
+      step_seconds(
+          ByLabel(Histograms(r,
+                             "asynctls_step_seconds",
+                             "Plan, or the last commit, to commit of a step, by what it works on"),
+                  "kind",
+                  kStepKinds,
+                  kStep)),
       iteration_tokens(OneHistogram(r, "asynctls_iteration_tokens", "Rows of a step", kRows)),
       step_rows_prefill(StepRows(r, "prefill")),
       step_rows_decode(StepRows(r, "decode")),
