@@ -210,12 +210,9 @@ class Bench {
  public:
   Bench(std::string filter, const std::string& baseline, const std::string& json)
       : filter_(std::move(filter)) {
-    auto made = CudaOps::Create(0,
-                                {.decode_rows = 64,
-                                 .query_heads = 40,
-                                 .kv_heads = 8,
-                                 .head_dim = 128,
-                                 .max_blocks = 2048});
+    auto made = CudaOps::Create(
+        0,
+        {.decode_rows = 64, .query_heads = 40, .kv_heads = 8, .head_dim = 128, .max_blocks = 2048});
     if (!made.ok()) {
       std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
       std::exit(1);
@@ -415,7 +412,7 @@ void Prefill(Bench& bench, int64_t length, int64_t q_heads, int64_t kv_heads) {
 }
 
 void Products(Bench& bench, int64_t features, int64_t width, int64_t rows, bool decode) {
-  if (!bench.Wanted("product")) return;
+  if (!bench.Wanted(decode ? "product_decode" : "product")) return;
   CudaOps& ops = bench.ops();
   const int sets =
       static_cast<int>(std::clamp<int64_t>((int64_t{1} << 30) / (features * width * 2), 2, 24));
