@@ -2,8 +2,10 @@
 // What the ops of one CudaOps share, and how they launch. Private to kernels/cuda.
 //
 // How an op is written: a kernel over plain pointers in an anonymous namespace, CudaOps::X below it
-// unpacks the views and launches. Every kernel begins with GridWait (primitives.cuh): Launch lets
-// it start while the one before it is still ending.
+// unpacks the views and launches. Every kernel begins with GridTrigger, which lets the next one in,
+// and GridWait (primitives.cuh), in at least one thread of it: so a kernel ends after all before
+// it, and several can be there at once, of which the later ones fetch what no kernel of a step
+// writes.
 #pragma once
 
 #include <cublasLt.h>
@@ -38,6 +40,9 @@ struct CudaOps::State {
 
   // Lets a kernel use more shared memory than the 48 KiB every GPU gives unasked.
   void AllowShared(const void* kernel);
+  // Has a kernel run with as much of the cache as can be being shared memory: kernels that differ
+  // in it cannot be on one multiprocessor at a time, and those of a step are to overlap.
+  void PreferShared(const void* kernel) const;
 
   // Most parts that one (row, KV head) is cut into: enough to fill the machine with one row.
   int MaxSplits(int64_t kv_heads) const;
@@ -45,13 +50,15 @@ struct CudaOps::State {
   int device = 0;
   int major = 0, minor = 0;
   int multiprocessors = 0;
+  int shared_bytes = 0;  // most that a block can have
   cudaStream_t stream = nullptr;
   cublasLtHandle_t lt = nullptr;
   std::unordered_map<uint64_t, cudaGraphExec_t> graphs;
   // cuBLASLt's kernel for a product of this [N, K] and output size, whatever the number of rows.
   std::map<std::tuple<int64_t, int64_t, int>, cublasLtMatmulAlgo_t> algorithms;
 
-  std::unordered_set<const void*> allowed;  // kernels that AllowShared has seen
+  std::unordered_set<const void*> allowed;            // kernels that AllowShared has seen
+  mutable std::unordered_set<const void*> preferred;  // and PreferShared
 
   Buffer arena;
   View<uint8_t, 1> gemm_workspace;
@@ -75,6 +82,7 @@ void LaunchClusters(const CudaOps::State& state,
                     unsigned threads,
                     size_t shared_bytes,
                     const A&... args) {
+  state.PreferShared(reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);

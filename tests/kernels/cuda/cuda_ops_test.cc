@@ -5,6 +5,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <utility>
+
+#include "kernels/device/carver.h"
 #include "tests/testing/compare.h"
 #include "tests/testing/gpu.h"
 #include "tests/testing/paged_kv.h"
@@ -45,12 +48,46 @@ TEST_F(CudaOpsOnGpuTest, CopiesThereAndBack) {
   EXPECT_TRUE(Same(back.view(), there.view()));
 }
 
+// At the shapes of Qwen3-8B and 14B, where the variants for different numbers of rows differ most.
+TEST_F(CudaOpsOnGpuTest, DecodeProductsOfTrueShapesHaveTheSameBitsForAnyNumberOfRows) {
+  CudaOps& gpu = *SharedGpu();
+  constexpr int64_t kMost = 64;
+  for (const auto& [features, width] :
+       {std::pair<int64_t, int64_t>{6144, 4096}, {4096, 12288}, {24576, 4096}, {5120, 17408}}) {
+    auto memory = Buffer::Allocate(
+        MemoryKind::kDevice, 2 * (features * width + kMost * (width + features + features / 2)));
+    ASSERT_TRUE(memory.ok());
+    Carver carver(*memory);
+    Matrix w{carver.Take<bf16, 2>({features, width})};
+    const auto x = carver.Take<bf16, 2>({kMost, width});
+    const auto out = carver.Take<bf16, 2>({kMost, features});
+    const auto gated = carver.Take<bf16, 2>({kMost, features / 2});
+    gpu.FillRandom({w.data, 1, 0, width, 0, 1e-6f});
+    gpu.FillRandom({x, 2, 0, width, 0, 1e-4f});
+    Tensor<bf16, 2> all({kMost, features}), some({kMost, features});
+    Tensor<bf16, 2> all_gated({kMost, features / 2}), some_gated({kMost, features / 2});
+    for (const int64_t rows : {64, 1, 2, 3, 8, 9, 16, 17, 32, 33}) {
+      SCOPED_TRACE(::testing::Message() << rows << " x " << features << " x " << width);
+      GemmArgs args{.x = x.Slice(0, rows), .w = &w, .out = out.Slice(0, rows), .decode = true};
+      gpu.Gemm(args);
+      gpu.Download((rows == kMost ? all : some).data(), out.data, args.out.bytes());
+      args.gated = gated.Slice(0, rows);
+      gpu.Gemm(args);
+      gpu.Download((rows == kMost ? all_gated : some_gated).data(), gated.data, args.gated.bytes());
+      gpu.Wait();
+      if (rows == kMost) continue;
+      EXPECT_TRUE(Same(some.view().Slice(0, rows), all.view().Slice(0, rows)));
+      EXPECT_TRUE(Same(some_gated.view().Slice(0, rows), all_gated.view().Slice(0, rows)));
+    }
+  }
+}
+
 // A graph reads what its arguments' memory holds when it runs, and gives the same bits every time.
 TEST_F(CudaOpsOnGpuTest, AGraphReplaysOnNewContents) {
   CudaOps& gpu = *SharedGpu();
   const PagedKv kv(2, 40, 2, 128, 1);
-  const auto rows = List<DecodeRow>({{0, 2500, 0, 0, 1, DecodeRow::kExact},
-                                     {1, 77, 0, 0, 1, DecodeRow::kExact}});
+  const auto rows =
+      List<DecodeRow>({{0, 2500, 0, 0, 1, DecodeRow::kExact}, {1, 77, 0, 0, 1, DecodeRow::kExact}});
   const auto q = Normal<bf16, 3>({2, 8, 128}, 2);
   Tensor<bf16, 2> replayed({2, 1024}), called({2, 1024}), first({2, 1024});
   const DecodeAttendArgs args{q, kv.view(), rows, 0.1f, replayed};
