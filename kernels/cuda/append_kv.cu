@@ -122,6 +122,7 @@ __device__ void AppendHead(
 
 __global__ void __launch_bounds__(kThreads) AppendKvKernel(const Params p) {
   extern __shared__ __align__(16) float shared[];  // the table [D, r] | a key [D] per warp
+  GridTrigger();
   const int warp = static_cast<int>(threadIdx.x) / 32, g = static_cast<int>(blockIdx.y);
   float* kept = shared + (p.encode != nullptr ? p.dim * kCodeDirections : 0) + warp * p.dim;
   if (p.encode != nullptr) {
@@ -132,7 +133,6 @@ __global__ void __launch_bounds__(kThreads) AppendKvKernel(const Params p) {
   }
   CopyCommit();
   GridWait();
-  GridTrigger();
   CopyWait<0>();
   __syncthreads();
   const int first = static_cast<int>(blockIdx.x) * p.tokens_per_block;

@@ -172,6 +172,7 @@ template <int D, int kStages, bool kSelected, int kRanks>
 __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint32_t place;
+  GridTrigger();
   const int head_tiles = (p.heads + kColumns - 1) / kColumns;
   const int split = static_cast<int>(blockIdx.x), max_splits = static_cast<int>(gridDim.x);
   const int g = static_cast<int>(blockIdx.y) / head_tiles,
@@ -181,8 +182,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = s * p.groups + g;
   const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
-  GridWait();
-  GridTrigger();
+  if constexpr (kSelected) GridWait();
   const int count = kSelected ? p.token_count[pair] : row.length;
   // Whole block-tiles (kAttendWarps tiles) per split.
   constexpr int kBlockTile = kTile * kAttendWarps;
@@ -190,6 +190,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   const int split_tokens = (wanted + kBlockTile - 1) / kBlockTile * kBlockTile;
   const int splits = max(1, (count + split_tokens - 1) / split_tokens);
   if (kRanks == 1 && split >= splits) return;
+  if constexpr (!kSelected) GridWait();
   const int begin = split * split_tokens, end = max(begin, min(count, begin + split_tokens));
   const int64_t query_head = int64_t{g} * p.heads + head_tile * kColumns;
   const bf16* query = p.q + (s * p.groups * p.heads + query_head) * D;
