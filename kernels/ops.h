@@ -156,10 +156,22 @@ struct KeyCodes {
   View<uint32_t, 4> second;  // [N, G, 2, P]
 };
 
+// The turned query of decode rows, written by AppendKv and read by both levels. Exact: with m the
+// largest magnitude of the head's r products, code8_c = int8(rint(product_c * (127 / m))), scale =
+// m * (attention scale / 254), so that the approximate logit of a token is
+// float(sum_c code8_c * (2 code_c - 15)) * scale. m below 2^-100 gives zeros (scale too); a product
+// that is not finite, or above 2^100, gives scale = NaN and code8 = 0: that head is left out and
+// counted. All of it is TurnQuery in kernels/ref/exact.h.
+struct TurnedQuery {
+  View<int8_t, 3> code8;  // [S, Q, r]
+  View<float, 2> scale;   // [S, Q]
+};
+
 // QK-norm (RMSNorm over D, weight shared by the heads), RoPE on halves (i, i + D/2), the append of
-// K | V to the token's slot and of its key code to the index, as one op. With an empty
-// `code.encode` (dense layers, calibration) no codes are written. For a row of lane -1 (padding)
-// nothing is written but, perhaps, its q_out.
+// K | V to the token's slot and of its key code to the index, and the turning of q as it is stored
+// in q_out, as one op. With an empty `code.encode` (dense layers, calibration) no codes are written;
+// with an empty `turned` nothing is turned, else rows turn_begin .. turn_begin + S of the T. For a
+// row of lane -1 (padding) nothing is written but, perhaps, its q_out.
 struct AppendKvArgs {
   View<const bf16, 2> qkv;     // [T, (Q + 2G) D], heads of q, then of k, then of v
   View<const bf16, 1> q_norm;  // [D]
@@ -172,6 +184,9 @@ struct AppendKvArgs {
   KvView kv;
   KeyCodeTable code;
   KeyCodes codes;
+  TurnedQuery turned;
+  int64_t turn_begin;
+  float scale;  // attention scale, for `turned`
 };
 
 // ---------------------------------------------------------------------------------- attention --
@@ -225,17 +240,6 @@ struct Selection {
   View<int32_t, 2> nan_heads;    // [S, G]      query heads whose scores were not finite
 };
 
-// The turned query, written by SelectBlocks and read by SelectTokens. Exact: with m the largest
-// magnitude of the head's r products, code8_c = int8(rint(product_c * (127 / m))), scale = m *
-// (attention scale / 254), so that the approximate logit of a token is
-// float(sum_c code8_c * (2 code_c - 15)) * scale. m below 2^-100 gives zeros (scale too); a product
-// that is not finite, or above 2^100, gives scale = NaN and code8 = 0: that head is left out and
-// counted. Padded rows (length 0) are not written. All of it is TurnQuery in kernels/ref/exact.h.
-struct TurnedQuery {
-  View<int8_t, 3> code8;  // [S, Q, r]
-  View<float, 2> scale;   // [S, Q]
-};
-
 // Level 1. Exact: s1(head, token) = float(product) * scale(head), product = sum over the fine
 // directions of code8 (2 code - 15) + sum over the coarse ones of code8 (8 (code >> 2) - 12); the
 // score of a block is the maximum over its tokens below `length` and over the R heads (-inf without
@@ -246,12 +250,9 @@ struct TurnedQuery {
 // with the first and the last two blocks of now (up to 3 more than max_blocks), and leave their
 // own behind; kLaggedFirst rows keep their own and leave a copy. Padded rows select nothing.
 struct SelectBlocksArgs {
-  View<const bf16, 3> q;  // [S, Q, D]
   View<const int32_t, 2> slot_table;
   View<const DecodeRow, 1> rows;
-  KeyCodeTable code;
   KeyCodes codes;
-  float scale;  // attention scale
   TurnedQuery turned;
   View<int32_t, 3> lag;
   Selection out;  // writes blocks, block_count, nan_heads

@@ -57,7 +57,8 @@ class SparseAttention {
     float eps;
     View<const float, 2> cos_sin;  // [T, D]
   };
-  // Norms and rotates q and k, writes K and V and the key's code; q goes to q_out [T, Q, D].
+  // Norms and rotates q and k, writes K and V and the key's code, turns the queries that select by
+  // code; q goes to q_out [T, Q, D].
   void Append(int layer, const AttentionBatch& batch, const AppendInput& in, View<bf16, 3> q_out) {
     const bool sparse = layer >= index_.shape().first_layer;
     ops_.AppendKv({.qkv = in.qkv,
@@ -70,7 +71,10 @@ class SparseAttention {
                    .q_out = q_out,
                    .kv = Kv(layer),
                    .code = sparse ? index_.table(layer) : KeyCodeTable{},
-                   .codes = sparse ? index_.codes(layer) : KeyCodes{}});
+                   .codes = sparse ? index_.codes(layer) : KeyCodes{},
+                   .turned = sparse ? selection_.Turned(batch.code_rows) : TurnedQuery{},
+                   .turn_begin = batch.prefill_rows + batch.dense_rows,
+                   .scale = scale_});
     if constexpr (BoundOps<B>) {
       if (!sparse || !index_.shape().bound) return;
       ops_.BoundAppend({.kv = Kv(layer),
@@ -110,7 +114,7 @@ class SparseAttention {
   // Chooses what the other decode rows will read.
   void Select(int layer, const AttentionBatch& batch, View<const bf16, 3> q) {
     if (layer < index_.shape().first_layer) return;
-    if (batch.code_rows > 0) SelectByCode(layer, batch, q);
+    if (batch.code_rows > 0) SelectByCode(layer, batch);
     if constexpr (BoundOps<B>) {
       if (batch.bound_rows() > 0) SelectByBound(layer, batch, q);
     }
@@ -183,16 +187,13 @@ class SparseAttention {
   KvView Kv(int layer) const { return {.rows = kv_.Rows(layer), .slot_table = slots_.view()}; }
 
  private:
-  void SelectByCode(int layer, const AttentionBatch& batch, View<const bf16, 3> q) {
+  void SelectByCode(int layer, const AttentionBatch& batch) {
     const auto rows = batch.rows.Slice(batch.dense_rows, batch.code_rows);
     const Selection selection = SelectionOf(layer, batch.dense_rows, batch.code_rows);
     const TurnedQuery turned = selection_.Turned(batch.code_rows);
-    ops_.SelectBlocks({.q = q.Slice(batch.prefill_rows + batch.dense_rows, batch.code_rows),
-                       .slot_table = slots_.view(),
+    ops_.SelectBlocks({.slot_table = slots_.view(),
                        .rows = rows,
-                       .code = index_.table(layer),
                        .codes = index_.codes(layer),
-                       .scale = scale_,
                        .turned = turned,
                        .lag = selection_.lag(SparseIndex(layer)),
                        .out = selection});

@@ -14,6 +14,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/bf16-inl.h"
+#include "kernels/cpu/exact-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace asynctls::HWY_NAMESPACE {
@@ -56,6 +57,18 @@ void NormAndTurn(
   TurnSpan(OneLane(), rest, half, x, weight, inverse, cos_sin, out);
 }
 
+// The queries of row t, as row t - turn_begin of `turned`.
+void TurnQueries(const AppendKvArgs& a, int64_t t, Scratch& scratch) {
+  const int64_t s = t - a.turn_begin, heads = a.q_out.dim(1), group = heads / a.kv.rows.dim(1);
+  const int64_t dim = a.q_out.dim(2);
+  float* x = scratch.Get<float>(3, dim + kCodeDirections);
+  for (int64_t h = 0; h < heads; ++h) {
+    int8_t* code8 = a.turned.code8[s][h].data;
+    a.turned.scale(s, h) =
+        TurnHead(&a.q_out(t, h, 0), a.code, h / group, a.scale, x, x + dim, code8);
+  }
+}
+
 }  // namespace asynctls::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -64,6 +77,7 @@ namespace asynctls {
 namespace {
 
 HWY_EXPORT(NormAndTurn);
+HWY_EXPORT(TurnQueries);
 
 void AppendCode(
     const AppendKvArgs& a, const bf16* key, int64_t slot, int64_t g, int64_t p, Scratch& scratch) {
@@ -82,6 +96,7 @@ void CpuOps::AppendKv(const AppendKvArgs& a) {
   const int64_t q_heads = a.q_out.dim(1);
   const int64_t kv_heads = a.kv.rows.dim(1);
   const auto turn = HWY_DYNAMIC_DISPATCH(NormAndTurn);
+  const auto turn_queries = HWY_DYNAMIC_DISPATCH(TurnQueries);
   state_->team.ParallelFor(a.qkv.dim(0), 4, [&](int64_t t, Scratch& scratch) {
     if (a.lanes[t] < 0) return;
     const bf16* row = a.qkv[t].data;
@@ -89,6 +104,7 @@ void CpuOps::AppendKv(const AppendKvArgs& a) {
     for (int64_t h = 0; h < q_heads; ++h) {
       turn(row + h * dim, a.q_norm.data, dim, a.eps, cos_sin, &a.q_out(t, h, 0));
     }
+    if (t >= a.turn_begin && t - a.turn_begin < a.turned.scale.dim(0)) turn_queries(a, t, scratch);
     const int64_t slot = a.kv.slot_table(a.lanes[t], a.positions[t] / kBlockPositions);
     const int64_t p = a.positions[t] % kBlockPositions;
     for (int64_t g = 0; g < kv_heads; ++g) {

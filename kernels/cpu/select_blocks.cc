@@ -16,8 +16,7 @@
 namespace asynctls {
 
 inline constexpr int64_t kPieceBlocks = 128;  // of every KV head; some microseconds
-// Blocks [begin, end) of row s, all KV heads. The queries are turned anew by every piece: that is
-// cheaper than a barrier. The piece that begins at 0 hands them on.
+// Blocks [begin, end) of row s, all KV heads.
 struct BlockPiece {
   int64_t s, begin, end;
 };
@@ -28,31 +27,6 @@ struct BlockPiece {
 HWY_BEFORE_NAMESPACE();
 namespace asynctls {
 namespace HWY_NAMESPACE {
-
-// Turns the queries of KV head g into quads.
-void TurnGroup(const SelectBlocksArgs& a,
-               const BlockPiece& piece,
-               int64_t g,
-               int64_t heads,
-               Scratch& scratch,
-               QueryQuad* quads) {
-  const int64_t d_count = a.q.dim(2), r = kCodeDirections;
-  int8_t* code8 = scratch.Get<int8_t>(5, heads * r);
-  float* scale = scratch.Get<float>(6, heads);
-  float* x = scratch.Get<float>(4, d_count + r);
-  for (int64_t h = 0; h < heads; ++h) {
-    const bf16* q = a.q.data + (piece.s * a.q.dim(1) + g * heads + h) * d_count;
-    scale[h] = TurnHead(q, a.code, g, a.scale, x, x + d_count, code8 + h * r);
-  }
-  for (int64_t h = 0; h < heads; h += kQuad) {
-    FillQuad(code8 + h * r, scale + h, std::min<int64_t>(kQuad, heads - h), quads + h / kQuad);
-  }
-  if (piece.begin != 0) return;
-  std::copy(code8, code8 + heads * r, a.turned.code8[piece.s][g * heads].data);
-  std::copy(scale, scale + heads, a.turned.scale[piece.s].data + g * heads);
-  a.out.nan_heads(piece.s, g) = static_cast<int32_t>(
-      std::count_if(scale, scale + heads, [](float y) { return std::isnan(y); }));
-}
 
 float BlockScore(const uint32_t* first, int64_t positions, const QueryQuad& quad) {
   float best = kLowest;
@@ -73,11 +47,17 @@ void ScoreBlocks(const SelectBlocksArgs& a,
                  uint32_t* keys,
                  int64_t width) {
   const DecodeRow& row = a.rows[piece.s];
-  const int64_t groups = a.code.turn.dim(0), heads = a.q.dim(1) / groups;
+  const int64_t groups = a.out.block_count.dim(1), heads = a.turned.scale.dim(1) / groups;
   const int64_t quad_count = (heads + kQuad - 1) / kQuad;
   QueryQuad* quads = scratch.Get<QueryQuad>(7, groups * quad_count);
   for (int64_t g = 0; g < groups; ++g) {
-    TurnGroup(a, piece, g, heads, scratch, quads + g * quad_count);
+    for (int64_t i = 0; i < quad_count; ++i) {
+      const int64_t h = g * heads + i * kQuad;
+      FillQuad(a.turned.code8[piece.s][h].data,
+               a.turned.scale[piece.s].data + h,
+               std::min<int64_t>(kQuad, heads - i * kQuad),
+               quads + g * quad_count + i);
+    }
   }
   const int64_t blocks = BlocksOf(row.length), count = piece.end - piece.begin;
   const int32_t* slots = a.slot_table.data + row.lane * a.slot_table.dim(1) + piece.begin;
@@ -115,6 +95,10 @@ void KeepBlocks(const SelectBlocksArgs& a, int64_t s, int64_t g, uint32_t* keys,
   count = static_cast<int32_t>(TopK(
       keys, blocks, padded, row.max_blocks, scratch.Get<uint32_t>(4, padded + kTopKPad), chosen));
   std::copy(chosen, chosen + count, out);
+  const int64_t heads = a.turned.scale.dim(1) / a.out.block_count.dim(1);
+  const float* scale = a.turned.scale[s].data + g * heads;
+  a.out.nan_heads(s, g) = static_cast<int32_t>(
+      std::count_if(scale, scale + heads, [](float y) { return std::isnan(y); }));
   if (row.lag != DecodeRow::kExact) ExchangeLag(row, a.lag[row.lane][g].data, out, &count);
 }
 
@@ -129,9 +113,8 @@ HWY_EXPORT(KeepBlocks);
 
 void CpuOps::SelectBlocks(const SelectBlocksArgs& a) {
   ThreadTeam& team = state_->team;
-  const int64_t rows = a.rows.dim(0), groups = a.code.turn.dim(0);
+  const int64_t rows = a.rows.dim(0), groups = a.out.block_count.dim(1);
   const int64_t width = (a.slot_table.dim(1) + 63) / 64 * 64;
-  assert(a.code.turn.dim(2) == kCodeDirections);
   auto* keys = team.scratch().Get<uint32_t>(0, rows * groups * width);
   auto* pieces = team.scratch().Get<BlockPiece>(1, rows * (width / kPieceBlocks + 1));
   int64_t count = 0;

@@ -59,7 +59,8 @@ inline AttendParams AttendParamsOf(const View<const bf16, 3>& q,
 inline constexpr int kTile = 16;    // positions
 inline constexpr int kColumns = 8;  // query heads
 inline constexpr int kAttendWarps = 4;
-inline constexpr int kAttendRanks = 8;  // splits of a cluster
+inline constexpr int kAttendRanks = 8;       // splits of a cluster
+inline constexpr int kSlotsInShared = 2048;  // blocks of a table that come to shared memory
 
 template <int D>
 struct WarpAttend {
@@ -168,11 +169,13 @@ __device__ inline float LargestOf(Largest largest) {
   return top == kNegativeInfinity ? 0 : top;
 }
 
+// With one stage a warp: as many thread blocks as the clusters of 8 rows need to be there at once.
 template <int D, int kStages, bool kSelected, int kRanks>
-__global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendParams p) {
+__global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
+    AttendKernel(const AttendParams p) {
+  GridTrigger();
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint32_t place;
-  GridTrigger();
   const int head_tiles = (p.heads + kColumns - 1) / kColumns;
   const int split = static_cast<int>(blockIdx.x), max_splits = static_cast<int>(gridDim.x);
   const int g = static_cast<int>(blockIdx.y) / head_tiles,
@@ -181,17 +184,21 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   const int heads = min(kColumns, p.heads - head_tile * kColumns);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = s * p.groups + g;
-  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
-  if constexpr (kSelected) GridWait();
-  const int count = kSelected ? p.token_count[pair] : row.length;
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it, nor the slots
   // Whole block-tiles (kAttendWarps tiles) per split.
   constexpr int kBlockTile = kTile * kAttendWarps;
-  const int wanted = max(p.split_tokens, (count + max_splits - 1) / max_splits);
-  const int split_tokens = (wanted + kBlockTile - 1) / kBlockTile * kBlockTile;
-  const int splits = max(1, (count + split_tokens - 1) / split_tokens);
-  if (kRanks == 1 && split >= splits) return;
-  if constexpr (!kSelected) GridWait();
-  const int begin = split * split_tokens, end = max(begin, min(count, begin + split_tokens));
+  int count, splits, begin, end, tiles;
+  auto plan = [&](int positions) {
+    count = positions;
+    const int wanted = max(p.split_tokens, (count + max_splits - 1) / max_splits);
+    const int split_tokens = (wanted + kBlockTile - 1) / kBlockTile * kBlockTile;
+    splits = max(1, (count + split_tokens - 1) / split_tokens);
+    begin = split * split_tokens;
+    end = max(begin, min(count, begin + split_tokens));
+    tiles = (end - begin + kBlockTile - 1) / kBlockTile;
+  };
+  // Selected positions are most likely as many as they may be: they are read before it is known.
+  plan(kSelected ? min(row.max_tokens, row.length) : row.length);
   const int64_t query_head = int64_t{g} * p.heads + head_tile * kColumns;
   const bf16* query = p.q + (s * p.groups * p.heads + query_head) * D;
   bf16* out = p.out + (s * p.groups * p.heads + query_head) * D;
@@ -202,7 +209,15 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
       SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * Warp::kTileBytes);
   const int32_t* tokens = kSelected ? p.tokens + pair * p.max_tokens : nullptr;
   const int32_t* slots = p.slots + row.lane * p.table_width;
-  const int tiles = (end - begin + kBlockTile - 1) / kBlockTile;
+  if (kSelected && p.table_width <= kSlotsInShared) {
+    auto* here = reinterpret_cast<int32_t*>(shared + kAttendWarps * kStages * Warp::kTileBytes);
+    const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
+    for (int i = static_cast<int>(threadIdx.x); i < blocks; i += 32 * kAttendWarps) {
+      here[i] = slots[i];
+    }
+    slots = here;
+    __syncthreads();
+  }
 
   // The warp's tile number i of the split: where its rows lie (lane r % 16 knows row r), and the
   // start of their copy. Null: no such row.
@@ -233,14 +248,37 @@ __global__ void __launch_bounds__(32 * kAttendWarps) AttendKernel(const AttendPa
   };
 
   int position[kStages];
-  const bf16* rows[kStages];
+  auto find = [&] {
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) position[i] = position_of(i);
+    for (int i = 0; i < kStages; ++i) position[i] = position_of(i);
+  };
+  auto start = [&] {
+    const bf16* rows[kStages];
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) rows[i] = row_of(position[i]);
+    for (int i = 0; i < kStages; ++i) rows[i] = row_of(position[i]);
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) fetch(i, rows[i]);
+  };
+  if constexpr (kSelected) {
+    GridWait();
+    find();
+    const int found = p.token_count[pair];
+    if (found != count) {
+      plan(found);
+      find();
+    }
+    start();
+  } else {
+    // Only the newest position's row is being written: the others need not wait for it.
+    find();
+    const int last = begin + ((kStages - 1) * kAttendWarps + warp) * kTile + kTile - 1;
+    const bool early = last < row.length - 1;
+    if (early) start();
+    GridWait();
+    if (!early) start();
+  }
+  if (kRanks == 1 && split >= splits) return;
   state.Start(query, heads);
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) fetch(i, rows[i]);
   int next_position = position_of(kStages);
   for (int i = 0; i < tiles; ++i) {
     const bf16* next_rows = row_of(next_position);  // two steps ahead of their use
@@ -448,10 +486,11 @@ void LaunchAttend(CudaOps::State& state, AttendParams p, int64_t rows, int dim) 
                   static_cast<unsigned>(rows));
   const auto launch = [&]<int D>() {
     constexpr size_t kRing = kAttendWarps * kStages * WarpAttend<D>::kTileBytes;
-    constexpr size_t kShared = kRing > sizeof(Joined<D>) ? kRing : sizeof(Joined<D>);
+    const size_t slots = kSelected ? std::min<size_t>(p.table_width, kSlotsInShared) : 0;
+    const size_t shared = std::max(kRing + sizeof(int32_t) * slots, sizeof(Joined<D>));
     const auto kernel = AttendKernel<D, kStages, kSelected, kRanks>;
     state.AllowShared(reinterpret_cast<const void*>(kernel));
-    LaunchClusters(state, kRanks, kernel, grid, 32 * kAttendWarps, kShared, p);
+    LaunchClusters(state, kRanks, kernel, grid, 32 * kAttendWarps, shared, p);
   };
   dim == 64 ? launch.template operator()<64>() : launch.template operator()<128>();
 }

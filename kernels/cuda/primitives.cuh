@@ -106,6 +106,46 @@ __device__ inline void ClusterStore(uint32_t address, uint32_t x) {
   }
 }
 
+// Sixteen bytes at an address that is a multiple of 16.
+template <int kRanks>
+__device__ inline uint4 ClusterLoad4(uint32_t address) {
+  uint4 x = make_uint4(0, 0, 0, 0);
+  if constexpr (kRanks == 1) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(address)
+                 : "memory");
+  } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(address)
+                 : "memory");
+#endif
+  }
+  return x;
+}
+template <int kRanks>
+__device__ inline void ClusterStore4(uint32_t address, uint4 x) {
+  if constexpr (kRanks == 1) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address),
+                 "r"(x.x),
+                 "r"(x.y),
+                 "r"(x.z),
+                 "r"(x.w)
+                 : "memory");
+  } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address),
+                 "r"(x.x),
+                 "r"(x.y),
+                 "r"(x.z),
+                 "r"(x.w)
+                 : "memory");
+#endif
+  }
+}
+
 // 2^x, x <= 0; about 2 units in the last place.
 __device__ inline float Exp2(float x) {
   float y;

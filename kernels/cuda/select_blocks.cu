@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Level 1: turns the queries, scores every key code, keeps the best blocks; one launch.
+// Level 1: scores every key code, keeps the best blocks; one launch.
 //
 // A (row, KV head) is cut into pieces of blocks, one thread block each (integers: how it is cut
-// cannot matter). The codes come in by asynchronous copies while the queries are turned. Then a
-// warp takes four blocks of 64 positions at a time: the codes' bytes are the rows of an integer
-// matrix product whose columns are the query heads. The last piece of a (row, KV head) to be done
-// keeps the best.
+// cannot matter). A warp takes four blocks of 64 positions at a time: the codes' bytes are the rows
+// of an integer matrix product whose columns are the query heads. The last piece of a (row, KV
+// head) to be done keeps the best.
+//
+// The first codes come in before the queries are there, all but the last block's: its newest code
+// is being written.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -15,71 +17,30 @@ namespace asynctls {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kGroup = 4;   // blocks that a warp scores at a time
-constexpr int kStages = 2;  // groups in flight per warp
+constexpr int kGroup = 4;     // blocks that a warp scores at a time
+constexpr int kResident = 3;  // thread blocks of a multiprocessor
+constexpr int kStages = 3;    // groups in flight per warp
 constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
 constexpr int kGroupBytes = kGroup * kBlockBytes;
 constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
 constexpr int kColumns = 8;  // query heads of a product
 
 struct Params {
-  const bf16* q;           // [S, Q, D]
-  const int32_t* slots;    // [L, M]
-  const DecodeRow* rows;   // [S]
-  const float* turn;       // [G, D, r]
-  const uint32_t* first;   // [N, G, 2, P]
-  int8_t* code8;           // [S, Q, r]
-  float* turned_scale;     // [S, Q]
-  int32_t* lag;            // [L, G, M + 1]
-  int32_t* blocks;         // [S, G, M of out]
-  int32_t* block_count;    // [S, G]
-  int32_t* nan_heads;      // [S, G]
-  uint32_t* keys;          // [S, G, M]
-  uint32_t* scored;        // [S, G]
-  int64_t table_width;     // M
-  int64_t list_width;      // M of out
-  int groups, heads, dim;  // G, R, D
-  float scale;
+  const int32_t* slots;       // [L, M]
+  const DecodeRow* rows;      // [S]
+  const uint32_t* first;      // [N, G, 2, P]
+  const int8_t* code8;        // [S, Q, r]
+  const float* turned_scale;  // [S, Q], NaN: left out
+  int32_t* lag;               // [L, G, M + 1]
+  int32_t* blocks;            // [S, G, M of out]
+  int32_t* block_count;       // [S, G]
+  int32_t* nan_heads;         // [S, G]
+  uint32_t* keys;             // [S, G, M]
+  uint32_t* scored;           // [S, G]
+  int64_t table_width;        // M
+  int64_t list_width;         // M of out
+  int groups, heads;          // G, R
 };
-
-// Per query head, for the scores.
-struct Turned {
-  float scale;  // NaN: left out
-  int zero;     // what the product of an all-zero code word would be
-};
-
-// Half of the turning of a head: lane c adds up two of the four chains of direction c
-// (ExactProduct: chains `half` * 2 and + 1). `table` [D, r] and `q` [D] lie in shared memory.
-__device__ float TurnHalf(const bf16* q, const float* table, int dim, int half) {
-  const float* column = table + threadIdx.x % 32;
-  float a[2] = {0, 0};
-  int d = 2 * half;
-#pragma unroll 8
-  for (; d + 1 < dim; d += 4) {
-    a[0] = fmaf(Widen(q[d]), column[d * kCodeDirections], a[0]);
-    a[1] = fmaf(Widen(q[d + 1]), column[(d + 1) * kCodeDirections], a[1]);
-  }
-  if (d < dim) a[0] = fmaf(Widen(q[d]), column[d * kCodeDirections], a[0]);
-  return a[0] + a[1];
-}
-
-// The rest: from the product of the lane's direction to its code.
-__device__ void FinishTurn(float product, float attention_scale, int8_t* code8, Turned* turned) {
-  const int c = threadIdx.x % 32;
-  const float magnitude = fabsf(product);
-  const bool finite = __all_sync(kAllLanes, magnitude <= kTurnedLargest);
-  const float m = WarpMax(finite ? magnitude : 0.0f);
-  int code = 0;
-  float scale = finite ? 0.0f : __uint_as_float(0x7fc00000u);
-  if (finite && m >= kTurnedSmallest) {
-    code = __float2int_rn(product * (127.0f / m));
-    scale = m * (attention_scale / 254.0f);
-  }
-  code8[c] = static_cast<int8_t>(code);
-  const int weight = c < kFineDirections ? 15 : c < kFineDirections + kCoarseDirections ? 12 : 0;
-  const int zero = -__reduce_add_sync(kAllLanes, code * weight);
-  if (c == 0) *turned = {scale, zero};
-}
 
 // A warp's part in scoring a group of blocks. Lane (quad, t) works on positions 4 quad .. + 3 and
 // 32 + 4 quad .. + 3 of each block, and ends up with head 2 t + quad % 2 of block quad / 2.
@@ -87,10 +48,11 @@ template <int kTiles>
 struct Scorer {
   uint32_t b[kTiles][2];  // the codes of the queries, as columns
   float scale[kTiles];    // of the lane's head; NaN: left out
-  int zero[kTiles];
+  int zero[kTiles];       // what the product of an all-zero code word would be
   int turn, shift;
 
-  __device__ Scorer(const int8_t* code8, const Turned* turned, int heads) {
+  // `code8` [R, r], `turned_scale` [R] in global memory.
+  __device__ Scorer(const int8_t* code8, const float* turned_scale, int heads) {
     const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
     turn = (2 * t - 2) & 31;
     shift = 4 * (t & 1);
@@ -103,8 +65,17 @@ struct Scorer {
         b[tile][0] = q[kFineDirections / 4 + t];
         b[tile][1] = t < 2 ? q[t] : 0;
       }
-      scale[tile] = own < heads ? turned[own].scale : __uint_as_float(0x7fc00000u);
-      zero[tile] = own < heads ? turned[own].zero : 0;
+      scale[tile] = __uint_as_float(0x7fc00000u);
+      zero[tile] = 0;
+      if (own < heads) {
+        const auto* q = reinterpret_cast<const int*>(code8 + own * kCodeDirections);
+        constexpr int kFine = kFineDirections / 4, kCoarse = kCoarseDirections / 4;
+        scale[tile] = turned_scale[own];
+#pragma unroll
+        for (int i = 0; i < kFine + kCoarse; ++i) {
+          zero[tile] -= __dp4a(q[i], i < kFine ? 0x0f0f0f0f : 0x0c0c0c0c, 0);
+        }
+      }
     }
   }
 
@@ -209,30 +180,22 @@ __device__ int ExchangeLag(const DecodeRow& row, int32_t* kept, int32_t* list, i
   return new_count;
 }
 
+// Registers: kResident of them are on a multiprocessor beside a thread block of AppendKv.
 template <int kTiles>
-__global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
-  extern __shared__ __align__(128) uint8_t shared[];
+__global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
+    SelectBlocksKernel(const Params p) {
+  GridTrigger();
+  extern __shared__ __align__(128) uint8_t shared[];  // the ring of codes, at the end the list
+  using Top = TopK<kThreads>;
+  __shared__ typename Top::Scratch scratch;
   __shared__ uint32_t place;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int pieces = static_cast<int>(gridDim.x), piece = static_cast<int>(blockIdx.x);
   const int g = static_cast<int>(blockIdx.y);
   const int64_t s = blockIdx.z, pair = s * p.groups + g;
-  // Shared: the ring of codes | turn table [D, r] | halves [2 R, r] | q [R, D] | code8 [R, r] |
-  // Turned [R].
-  auto* table = reinterpret_cast<float*>(shared + kRingBytes);
-  float* halves = table + p.dim * kCodeDirections;
-  auto* q = reinterpret_cast<bf16*>(halves + 2 * p.heads * kCodeDirections);
-  auto* code8 = reinterpret_cast<int8_t*>(q + (p.heads * p.dim + 7) / 8 * 8);
-  auto* turned = reinterpret_cast<Turned*>(code8 + p.heads * kCodeDirections);
 
-  // Before the wait: what no kernel of the step writes.
-  const float* turn = p.turn + int64_t{g} * p.dim * kCodeDirections;
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < p.dim * kCodeDirections / 4; i += kThreads) {
-    CopyAsync16(SharedAddress(table + 4 * i), turn + 4 * i);
-  }
-  const DecodeRow row = p.rows[s];
-  const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
+  const DecodeRow row = p.rows[s];  // no kernel of the step writes it
+  const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions, tail = blocks - 1;
   constexpr int kTurn = kWarps * kGroup;  // blocks that the warps score at a time
   const int per_piece = (blocks + pieces * kTurn - 1) / (pieces * kTurn) * kTurn;
   const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
@@ -244,64 +207,45 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     return block < end ? slots[block] : 0;
   };
   int32_t slot_ahead = slot_of(0);
-  GridWait();
-  GridTrigger();
+  const uint32_t ring = SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
+  // Starts the copies of the blocks from `from` to before `to` of the warp's group i.
+  auto fetch = [&](int i, int from, int to) {
+    const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      const int block = begin + kTurn * i + k;
+      const int64_t slot = __shfl_sync(kAllLanes, slot_ahead, i % 8 * kGroup + k);
+      if (block < from || block >= to) continue;
+      CopyAsync16(stage + static_cast<uint32_t>(k * kBlockBytes),
+                  p.first + (slot * p.groups + g) * (kBlockBytes / 4) + 4 * lane);
+    }
+    CopyCommit();
+  };
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) fetch(i, 0, min(end, tail));
 
+  GridWait();
   if (blocks == 0) {
     if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
     return;
   }
   const int used = (blocks + per_piece - 1) / per_piece;
   if (piece >= used) return;
-  const bf16* query = p.q + (s * p.groups + g) * p.heads * p.dim;
-  if (p.heads * p.dim % 8 == 0) {
-    for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim / 8; i += kThreads) {
-      CopyAsync16(SharedAddress(q + 8 * i), query + 8 * i);
-    }
-  } else {
-    for (int i = static_cast<int>(threadIdx.x); i < p.heads * p.dim; i += kThreads) q[i] = query[i];
-  }
-  CopyCommit();
-  const uint32_t ring = SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
-  auto fetch = [&](int i) {
-    if (i > 0 && i % 8 == 0) slot_ahead = slot_of(i);
-    const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
-#pragma unroll
-    for (int block = 0; block < kGroup; ++block) {
-      const int64_t slot = __shfl_sync(kAllLanes, slot_ahead, i % 8 * kGroup + block);
-      if (begin + kTurn * i + block >= end) continue;
-      const uint32_t* from = p.first + (slot * p.groups + g) * (kBlockBytes / 4) + 4 * lane;
-      CopyAsync16(stage + static_cast<uint32_t>(block * kBlockBytes), from);
-    }
-    CopyCommit();
-  };
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) fetch(i);
-  CopyWait<kStages>();  // the table and the queries
-  __syncthreads();
-  for (int i = warp; i < 2 * p.heads; i += kWarps) {
-    halves[i * kCodeDirections + lane] = TurnHalf(q + i / 2 * p.dim, table, p.dim, i % 2);
-  }
-  __syncthreads();
-  for (int h = warp; h < p.heads; h += kWarps) {
-    const float* half = halves + 2 * h * kCodeDirections + lane;
-    FinishTurn(half[0] + half[kCodeDirections], p.scale, code8 + h * kCodeDirections, turned + h);
-  }
-  __syncthreads();
-  if (piece == 0) {
-    const int64_t head = pair * p.heads;
-    for (int i = static_cast<int>(threadIdx.x); i < p.heads * kCodeDirections; i += kThreads) {
-      p.code8[head * kCodeDirections + i] = code8[i];
-    }
-    for (int h = static_cast<int>(threadIdx.x); h < p.heads; h += kThreads) {
-      p.turned_scale[head + h] = turned[h].scale;
-    }
-  }
-
+  const int late = max(0, tail - begin) / kTurn;  // the group that the last block would be in
+  const bool has_tail =
+      tail >= begin + kTurn * late && tail < min(end, begin + kTurn * late + kGroup);
+  const bool tail_is_late = has_tail && late < kStages;
+  if (tail_is_late) fetch(late, tail, end);
   uint32_t* keys = p.keys + pair * p.table_width;
-  const Scorer<kTiles> scorer(code8, turned, p.heads);
+  const float* turned_scale = p.turned_scale + pair * p.heads;
+  const Scorer<kTiles> scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
+#pragma unroll 1
   for (int i = 0; i < mine; ++i) {
-    CopyWait<kStages - 1>();
+    if (tail_is_late) {
+      CopyWait<0>();
+    } else {
+      CopyWait<kStages - 1>();
+    }
     __syncwarp();
     const int first = begin + kTurn * i;
     const auto* codes =
@@ -314,22 +258,19 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
     if (gpu::BlockIsForced(block, blocks)) key = kForcedKey;
     if (lane % 8 == 0 && block < end) keys[block] = key;
     __syncwarp();
-    fetch(i + kStages);
+    if ((i + kStages) % 8 == 0) slot_ahead = slot_of(i + kStages);
+    fetch(i + kStages, 0, end);
   }
 
   // The last piece to be done keeps the best.
   __syncthreads();
   if (threadIdx.x == 0) place = ArriveAndCount(&p.scored[pair]);
+  Top::Clear(scratch);
   __syncthreads();
   if (place != static_cast<uint32_t>(used - 1)) return;
   CopyWait<0>();
-  using Top = TopK<kThreads>;
-  __shared__ typename Top::Scratch scratch;
-  Top::Clear(scratch);
-  int nan_heads = 0;
-  for (int h = 0; h < p.heads; ++h) nan_heads += isnan(turned[h].scale);
   const int keep = min(max(row.max_blocks, 0), blocks);
-  auto* list = reinterpret_cast<int32_t*>(shared);  // over everything else
+  auto* list = reinterpret_cast<int32_t*>(shared);  // over the ring
   __syncthreads();
   auto rank = [&](const auto& ranked) {
     typename Top::Cut cut{0, blocks};  // all
@@ -349,6 +290,8 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
   int32_t* out = p.blocks + pair * p.list_width;
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) out[i] = list[i];
   if (threadIdx.x == 0) {
+    int nan_heads = 0;
+    for (int h = 0; h < p.heads; ++h) nan_heads += isnan(turned_scale[h]);
     p.block_count[pair] = count;
     p.nan_heads[pair] = nan_heads;
     p.scored[pair] = 0;
@@ -359,12 +302,10 @@ __global__ void __launch_bounds__(kThreads) SelectBlocksKernel(const Params p) {
 
 void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
   if (a.rows.empty()) return;
-  const auto groups = static_cast<int>(a.code.turn.dim(0));
+  const auto groups = static_cast<int>(a.out.block_count.dim(1));
   const int64_t rows = a.rows.dim(0), max_blocks = a.slot_table.dim(1);
-  const Params p{.q = a.q.data,
-                 .slots = a.slot_table.data,
+  const Params p{.slots = a.slot_table.data,
                  .rows = a.rows.data,
-                 .turn = a.code.turn.data,
                  .first = a.codes.first.data,
                  .code8 = a.turned.code8.data,
                  .turned_scale = a.turned.scale.data,
@@ -377,19 +318,14 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
                  .table_width = max_blocks,
                  .list_width = a.out.blocks.dim(2),
                  .groups = groups,
-                 .heads = static_cast<int>(a.q.dim(1)) / groups,
-                 .dim = static_cast<int>(a.q.dim(2)),
-                 .scale = a.scale};
+                 .heads = static_cast<int>(a.turned.scale.dim(1)) / groups};
   assert(rows * groups * max_blocks <= state_->block_keys.size());
-  // Four thread blocks a multiprocessor, all at once.
-  const int64_t wanted = std::max<int64_t>(1, 4 * state_->multiprocessors / (rows * groups));
+  // All at once.
+  const int64_t room = kResident * state_->multiprocessors;
+  const int64_t wanted = std::max<int64_t>(1, room / (rows * groups));
   constexpr int64_t kTurn = kWarps * kGroup;
   const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
-  const size_t scoring = kRingBytes + sizeof(float) * kCodeDirections * (p.dim + 2 * p.heads) +
-                         sizeof(bf16) * static_cast<size_t>(p.heads * p.dim + 8) +
-                         p.heads * (kCodeDirections + sizeof(Turned));
-  const size_t keeping = sizeof(int32_t) * (max_blocks + 8);
-  const size_t shared = std::max(scoring, keeping);
+  const size_t shared = std::max(size_t{kRingBytes}, sizeof(int32_t) * (max_blocks + 8));
   assert(p.heads <= 4 * kColumns);
   const auto kernel = p.heads <= kColumns       ? SelectBlocksKernel<1>
                       : p.heads <= 2 * kColumns ? SelectBlocksKernel<2>

@@ -20,8 +20,10 @@ constexpr int kWarps = 16, kThreads = 32 * kWarps;
 constexpr int kColumns = 8;        // query heads of a product
 constexpr int kMaxHeads = 32;      // of one KV head
 constexpr int kRoundBlocks = 64;   // blocks that a cluster has in shared memory at a time
-constexpr int kSharedKeys = 8192;  // candidates whose keys fit shared memory
-constexpr int kHeldKeys = 8;       // of a thread: up to 4,096 candidates are ranked in registers
+constexpr int kSharedKeys = 6144;  // candidates whose keys fit shared memory
+constexpr int kListed = kSharedKeys / kBlockPositions;  // blocks of the list that do
+constexpr int kSlotsHere = 2048;                        // blocks of a table whose slots do
+constexpr int kHeldKeys = 8;  // of a thread: up to 4,096 candidates are ranked in registers
 
 struct Params {
   const int32_t* slots;   // [L, M]
@@ -54,8 +56,9 @@ struct Shared {
   float top_logit[kMaxHeads];
   alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
   int touched;
-  int32_t list[kSharedKeys / kBlockPositions];  // the blocks, where their keys are here too
-  uint32_t keys[kSharedKeys];
+  int32_t list[kListed];
+  int32_t slots[kSlotsHere];
+  alignas(16) uint32_t keys[kSharedKeys];
 };
 
 // The codes of one block that a lane needs: positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
@@ -101,207 +104,294 @@ struct BlockCodes {
   }
 };
 
+// A thread block's part in scoring the tokens of the selected blocks. Blocks are taken in rounds of
+// kRoundBlocks, kOwnBlocks of them here: block `own` of a round is number FirstOf(round) + own of
+// the list.
 template <int kRanks>
-__global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p) {
-  extern __shared__ __align__(128) uint8_t shared[];
-  constexpr int kOwnBlocks = kRoundBlocks / kRanks;   // of a round, of one thread block
-  constexpr int kRow = kOwnBlocks * kBlockPositions;  // products of a head
-  Shared& sh = *reinterpret_cast<Shared*>(shared);
-  auto* values = reinterpret_cast<uint32_t*>(shared + sizeof(Shared));  // [heads][kRow]
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int rank = static_cast<int>(blockIdx.x), g = static_cast<int>(blockIdx.y);
-  const int64_t s = blockIdx.z, pair = s * p.groups + g;
-  using Top = TopK<kThreads>;
-  Top::Clear(sh.top);
-  const DecodeRow row = p.rows[s];  // no kernel of the step writes it: before the wait
-  GridWait();
-  GridTrigger();
-  const int blocks = row.length > 0 ? p.block_count[pair] : 0;
-  if (blocks == 0) {  // the whole cluster
-    if (rank == 0 && threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
-    return;
+struct TokenScorer {
+  static constexpr int kOwnBlocks = kRoundBlocks / kRanks;
+  static constexpr int kRow = kOwnBlocks * kBlockPositions;  // products of a head
+
+  const Params& p;
+  Shared& sh;
+  const int length, blocks;
+  const int32_t* far_list;
+  const int32_t* far_slots;
+  uint32_t* far_keys;
+  uint32_t* values;  // [heads][kRow]
+  int warp, lane, rank;
+  int n;              // candidates
+  int column, heads;  // the heads being worked on
+
+  __device__ int Listed(int at) const { return at < kListed ? sh.list[at] : far_list[at]; }
+  __device__ int PositionsIn(int block) const {
+    return min(kBlockPositions, length - block * kBlockPositions);
   }
-  const int32_t* list = p.blocks + pair * p.list_width;
-  const int32_t* slots = p.slots + row.lane * p.table_width;
-  const int tail = (row.length - 1) / kBlockPositions;  // the block that may not be full
-  auto positions_in = [&](int block) {
-    return block == tail ? row.length - tail * kBlockPositions : kBlockPositions;
-  };
-  const int64_t head0 = pair * p.heads;
-  for (int h = warp; h < p.heads; h += kWarps) {
-    const int code = p.code8[(head0 + h) * kCodeDirections + lane];
-    sh.code8[h * kCodeDirections + lane] = static_cast<int8_t>(code);
-    const int zero = -15 * __reduce_add_sync(kAllLanes, code);
-    if (lane == 0) {
-      sh.zero[h] = zero;
-      sh.scale[h] = p.scale[head0 + h];
-      sh.largest[h] = INT_MIN;
+  __device__ int FirstOf(int round) const { return round * kRoundBlocks + rank * kOwnBlocks; }
+  __device__ int OwnOf(int round) const { return min(kOwnBlocks, blocks - FirstOf(round)); }
+  __device__ bool KeysFit() const { return n <= kSharedKeys; }
+
+  // Products of one round to shared memory; their maxima to sh.largest.
+  __device__ void Multiply(int round) {
+    const int t = lane % 4, quad = lane / 4, first = FirstOf(round);
+    const int g = static_cast<int>(blockIdx.y);
+    int top[2] = {INT_MIN, INT_MIN};
+#pragma unroll 1
+    for (int own = warp; own < OwnOf(round); own += kWarps) {
+      const int block = Listed(first + own), positions = PositionsIn(block);
+      const int64_t slot = p.table_width <= kSlotsHere ? sh.slots[block] : far_slots[block];
+      const int64_t place = (slot * p.groups + g) * kCodeWords * kBlockPositions;
+      const BlockCodes codes(p.first + place, p.second + place);
+      int c[4][4];
+      codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          int4 x;
+          int* product = &x.x;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const bool there = 32 * half + 4 * quad + i < positions;
+            product[i] = there ? c[i][2 * half + j] : INT_MIN;
+            top[j] = max(top[j], product[i]);
+          }
+          if (2 * t + j >= heads) continue;
+          *reinterpret_cast<int4*>(values + (2 * t + j) * kRow + own * kBlockPositions + 32 * half +
+                                   4 * quad) = x;
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll 1
+      for (int i = 4; i < 32; i <<= 1) {
+        top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
+      }
+      if (lane < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
     }
   }
-  if (threadIdx.x == 0) sh.touched = 0;
-  const int n = (blocks - 1) * kBlockPositions + positions_in(list[blocks - 1]);  // candidates
-  const bool in_shared = n <= kSharedKeys;
-  uint32_t* far_keys = p.keys + pair * p.table_width * kBlockPositions;
-  for (int i = static_cast<int>(threadIdx.x); i < (in_shared ? blocks : 0); i += kThreads) {
-    sh.list[i] = list[i];
-  }
-  __syncthreads();
 
-  // Block `own` of this thread block's part of a round is block `first + own` of the list.
-  const int rounds = (blocks + kRoundBlocks - 1) / kRoundBlocks;
-  auto first_of = [&](int round) { return round * kRoundBlocks + rank * kOwnBlocks; };
-  for (int column = 0; column < p.heads; column += kColumns) {
-    const int heads = min(kColumns, p.heads - column);
-    // Products of one round to shared memory; their maxima to sh.largest.
-    auto multiply = [&](int round) {
-      const int t = lane % 4, quad = lane / 4, first = first_of(round);
-      int top[2] = {INT_MIN, INT_MIN};
+  // The round's products to weights, 128 tokens of a head a warp; its sum of them grows.
+  __device__ void Weigh(int round) {
+    constexpr int kRuns = kRow / 128;
+    const int tokens = OwnOf(round) * kBlockPositions;
 #pragma unroll 1
-      for (int own = warp; own < min(kOwnBlocks, blocks - first); own += kWarps) {
-        const int block = list[first + own], positions = positions_in(block);
-        const int64_t place = (int64_t{slots[block]} * p.groups + g) * kCodeWords * kBlockPositions;
-        const BlockCodes codes(p.first + place, p.second + place);
-        int c[4][4];
-        codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              if (32 * half + 4 * quad + i >= positions) c[i][2 * half + j] = INT_MIN;
-              top[j] = max(top[j], c[i][2 * half + j]);
-            }
-            if (2 * t + j >= heads) continue;
-            *reinterpret_cast<int4*>(values + (2 * t + j) * kRow + own * kBlockPositions +
-                                     32 * half + 4 * quad) =
-                make_int4(
-                    c[0][2 * half + j], c[1][2 * half + j], c[2][2 * half + j], c[3][2 * half + j]);
-          }
-        }
+    for (int item = warp; item < heads * kRuns; item += kWarps) {
+      const int h = item / kRuns, i = item % kRuns * 128 + 4 * lane;
+      const float scale = sh.scale[column + h], largest = sh.top_logit[column + h];
+      const int zero = sh.zero[column + h];
+      const bool there = !isnan(scale);
+      auto weight = [&](uint32_t bits) {
+        const int product = static_cast<int>(bits);
+        const float logit = static_cast<float>(2 * product + zero) * scale;
+        return there && product != INT_MIN ? gpu::FixedExp2((logit - largest) * kLog2E) : 0;
+      };
+      uint4 x = make_uint4(0, 0, 0, 0);
+      if (i < tokens) {
+        auto* at = reinterpret_cast<uint4*>(values + h * kRow + i);
+        x = *at;
+        *at = x = make_uint4(weight(x.x), weight(x.y), weight(x.z), weight(x.w));
       }
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
+      const uint32_t sum = (x.x + x.y) + (x.z + x.w);  // 2^26 at most; 32 of them need 64 bits
+      const unsigned long long total =
+          (static_cast<unsigned long long>(__reduce_add_sync(kAllLanes, sum >> 16)) << 16) +
+          __reduce_add_sync(kAllLanes, sum & 0xffffu);
+      if (lane == 0) sh.warp_sum[h][warp] += total;
+    }
+  }
+
+  // The heads' shares to the scores, head by head; four tokens a thread. Positions of the last
+  // block that are not there get scores too, and nobody looks at them.
+  __device__ void Add(int round) {
+    const int first = FirstOf(round) * kBlockPositions, tokens = OwnOf(round) * kBlockPositions;
 #pragma unroll 1
-        for (int i = 4; i < 32; i <<= 1) {
-          top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
-        }
-        if (lane < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
-      }
-    };
-    // The round's products to weights; the warp's sum of them grows.
-    auto weigh = [&](int round) {
-      const int tokens = min(kOwnBlocks, blocks - first_of(round)) * kBlockPositions;
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < tokens; i += 4 * kThreads) {
+      const uint32_t at = ClusterAddress<kRanks>(sh.keys + (KeysFit() ? first + i : 0), 0);
+      auto* far = reinterpret_cast<uint4*>(far_keys + first + i);
+      uint4 x = make_uint4(0, 0, 0, 0);  // of floats
+      if (column > 0) x = KeysFit() ? ClusterLoad4<kRanks>(at) : *far;
 #pragma unroll 1
       for (int h = 0; h < heads; ++h) {
-        const float scale = sh.scale[column + h], largest = sh.top_logit[column + h];
-        const int zero = sh.zero[column + h];
-        const bool there = !isnan(scale);
-        uint32_t sum = 0;  // of at most 8 of 2^24 a lane
-#pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
-          const int product = static_cast<int>(values[h * kRow + i]);
-          const float logit = static_cast<float>(2 * product + zero) * scale;
-          const uint32_t weight =
-              there && product != INT_MIN ? gpu::FixedExp2((logit - largest) * kLog2E) : 0;
-          values[h * kRow + i] = weight;
-          sum += weight;
-        }
-        // 2^27 at most a lane: 32 of them do not fit 32 bits.
-        const unsigned long long total =
-            (static_cast<unsigned long long>(__reduce_add_sync(kAllLanes, sum >> 16)) << 16) +
-            __reduce_add_sync(kAllLanes, sum & 0xffffu);
-        if (lane == 0) sh.warp_sum[h][warp] += total;
+        const uint4 weight = *reinterpret_cast<const uint4*>(values + h * kRow + i);
+        const float inverse = sh.inverse[column + h];
+        auto grown = [&](uint32_t w, uint32_t score) {
+          return __float_as_uint(fmaf(__uint2float_rn(w), inverse, __uint_as_float(score)));
+        };
+        x = make_uint4(
+            grown(weight.x, x.x), grown(weight.y, x.y), grown(weight.z, x.z), grown(weight.w, x.w));
       }
-    };
-    // The heads' shares to the scores, head by head.
-    auto add = [&](int round) {
-      const int first = first_of(round) * kBlockPositions;
-      const int tokens = min(n - first, kRow);
-#pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < tokens; i += kThreads) {
-        const uint32_t at = ClusterAddress<kRanks>(sh.keys + (in_shared ? first + i : 0), 0);
-        uint32_t old = 0;  // 0.0f
-        if (column > 0) old = in_shared ? ClusterLoad<kRanks>(at) : far_keys[first + i];
-        float score = __uint_as_float(old);
-#pragma unroll 1
-        for (int h = 0; h < heads; ++h) {
-          score = fmaf(__uint2float_rn(values[h * kRow + i]), sh.inverse[column + h], score);
-        }
-        if (in_shared) {
-          ClusterStore<kRanks>(at, __float_as_uint(score));
-        } else {
-          far_keys[first + i] = __float_as_uint(score);
-        }
+      if (KeysFit()) {
+        ClusterStore4<kRanks>(at, x);
+      } else {
+        *far = x;
       }
-    };
+    }
+  }
 
-    // One round stays in shared memory from the products to the scores; more are computed again.
-    if (lane < kColumns) sh.warp_sum[lane][warp] = 0;
-#pragma unroll 1
-    for (int round = rounds - 1; round >= 0; --round) multiply(round);
+  // The largest logit of each head, from all thread blocks.
+  __device__ void JoinLargest() {
     ClusterSync<kRanks>();
     if (static_cast<int>(threadIdx.x) < heads) {
       const int h = column + static_cast<int>(threadIdx.x);
-      int largest = INT_MIN;
+      uint32_t of_rank[kRanks];
+#pragma unroll
       for (int r = 0; r < kRanks; ++r) {
-        largest =
-            max(largest,
-                static_cast<int>(ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r))));
+        of_rank[r] = ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r));
       }
+      int largest = INT_MIN;
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) largest = max(largest, static_cast<int>(of_rank[r]));
       sh.top_logit[h] = static_cast<float>(2 * largest + sh.zero[h]) * sh.scale[h];
     }
     __syncthreads();
-#pragma unroll 1
-    for (int round = rounds - 1; round >= 0; --round) {
-      if (rounds > 1) {
-        multiply(round);
-        __syncthreads();
-      }
-      weigh(round);
-      if (rounds > 1) __syncthreads();
-    }
+  }
+
+  // The inverse of the sum of each head's weights, from all thread blocks.
+  __device__ void JoinSums() {
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < heads) {
       unsigned long long sum = 0;
+#pragma unroll
       for (int i = 0; i < kWarps; ++i) sum += sh.warp_sum[threadIdx.x][i];
       sh.sum[column + threadIdx.x] = sum;
     }
     ClusterSync<kRanks>();
     if (static_cast<int>(threadIdx.x) < heads) {
       const int h = column + static_cast<int>(threadIdx.x);
-      unsigned long long z = 0;
+      uint32_t low[kRanks], high[kRanks];
+#pragma unroll
       for (int r = 0; r < kRanks; ++r) {
         const uint32_t address = ClusterAddress<kRanks>(&sh.sum[h], r);
-        z += ClusterLoad<kRanks>(address) |
-             static_cast<unsigned long long>(ClusterLoad<kRanks>(address + 4)) << 32;
+        low[r] = ClusterLoad<kRanks>(address);
+        high[r] = ClusterLoad<kRanks>(address + 4);
       }
+      unsigned long long z = 0;
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) z += static_cast<unsigned long long>(high[r]) << 32 | low[r];
       sh.inverse[h] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
     }
     __syncthreads();
+  }
+
+  // All of it for heads column .. column + heads. One round stays in shared memory from the
+  // products to the scores; more are computed again.
+  __device__ void Score() {
+    const int rounds = (blocks + kRoundBlocks - 1) / kRoundBlocks;
+    if (lane < kColumns) sh.warp_sum[lane][warp] = 0;
+#pragma unroll 1
+    for (int round = rounds - 1; round >= 0; --round) Multiply(round);
+    JoinLargest();
+#pragma unroll 1
+    for (int round = rounds - 1; round >= 0; --round) {
+      if (rounds > 1) {
+        Multiply(round);
+        __syncthreads();
+      }
+      Weigh(round);
+      if (rounds > 1) __syncthreads();
+    }
+    JoinSums();
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
       if (round > 0) {
-        multiply(round);
+        Multiply(round);
         __syncthreads();
-        weigh(round);
+        Weigh(round);
         __syncthreads();
       }
-      add(round);
+      Add(round);
       if (rounds > 1) __syncthreads();
     }
-    if (!in_shared) __threadfence();
+    if (!KeysFit()) __threadfence();
     ClusterSync<kRanks>();
   }
-  if (rank != 0) return;
+};
+
+// From the selected blocks to the scores of their n tokens: in sh.keys of the first thread block if
+// they fit, else in the global keys. Returns n, 0 if nothing is selected. All threads of the
+// cluster.
+template <int kRanks>
+__device__ int ScoreTokens(const Params& p, const DecodeRow& row, Shared& sh) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y, head0 = pair * p.heads;
+  // What can be read without knowing another thing is read at once.
+  const int32_t* far_list = p.blocks + pair * p.list_width;
+  const int at = static_cast<int>(threadIdx.x);
+  const int32_t entry = at < kListed && at < p.list_width ? far_list[at] : 0;
+  const int blocks = row.length > 0 ? p.block_count[pair] : 0;
+#pragma unroll 1
+  for (int h = warp; h < p.heads; h += kWarps) {
+    const int code = p.code8[(head0 + h) * kCodeDirections + lane];
+    const float scale = p.scale[head0 + h];
+    sh.code8[h * kCodeDirections + lane] = static_cast<int8_t>(code);
+    const int zero = -15 * __reduce_add_sync(kAllLanes, code);
+    if (lane == 0) {
+      sh.zero[h] = zero;
+      sh.scale[h] = scale;
+      sh.largest[h] = INT_MIN;
+    }
+  }
+  if (at < kListed) sh.list[at] = entry;
+  if (at == 0) sh.touched = 0;
+  __syncthreads();
+  if (blocks == 0) return 0;
+  TokenScorer<kRanks> scorer{.p = p,
+                             .sh = sh,
+                             .length = row.length,
+                             .blocks = blocks,
+                             .far_list = far_list,
+                             .far_slots = p.slots + row.lane * p.table_width,
+                             .far_keys = p.keys + pair * p.table_width * kBlockPositions,
+                             .values = reinterpret_cast<uint32_t*>(&sh + 1),
+                             .warp = warp,
+                             .lane = lane,
+                             .rank = static_cast<int>(blockIdx.x),
+                             .n = 0,
+                             .column = 0,
+                             .heads = 0};
+  const int last = scorer.Listed(blocks - 1);
+  scorer.n = (blocks - 1) * kBlockPositions + scorer.PositionsIn(last);
+  for (int column = 0; column < p.heads; column += kColumns) {
+    scorer.column = column;
+    scorer.heads = min(kColumns, p.heads - column);
+    scorer.Score();
+  }
+  return scorer.n;
+}
+
+template <int kRanks>
+__global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
+    SelectTokensKernel(const Params p) {
+  GridTrigger();
+  extern __shared__ __align__(128) uint8_t shared[];
+  Shared& sh = *reinterpret_cast<Shared*>(shared);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;
+  using Top = TopK<kThreads>;
+  const DecodeRow row = p.rows[blockIdx.z];  // no kernel of the step writes it, nor the slots
+  if (p.table_width <= kSlotsHere) {
+    const int32_t* slots = p.slots + row.lane * p.table_width;
+    const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
+    for (int i = static_cast<int>(threadIdx.x); i < blocks; i += kThreads) sh.slots[i] = slots[i];
+  }
+  Top::Clear(sh.top);
+  GridWait();
+  const int n = ScoreTokens<kRanks>(p, row, sh);  // candidates
+  if (blockIdx.x != 0) return;
+  if (n == 0) {
+    if (threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
+    return;
+  }
 
   // The first thread block keeps the best.
   const int keep = min(max(row.max_tokens, 0), n);
   int32_t* out = p.tokens + pair * p.max_tokens;
+  const float top_p = row.top_p;
   unsigned long long mass = 0, forced_mass = 0;
   auto key_of = [&](float score, int position) {
     const bool forced = gpu::TokenIsForced(position, row.length);
-    if (row.top_p < 1.0f) {
+    if (top_p < 1.0f) {
       mass += gpu::FixedScore(score);
       if (forced) forced_mass += gpu::FixedScore(score);
     }
@@ -311,11 +401,11 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
     typename Top::Cut cut{0, n};
     if (keep == 0) cut = {kForcedKey, 0};
     if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
-    if (row.top_p < 1.0f && keep > 0) {
+    if (top_p < 1.0f && keep > 0) {
       unsigned long long total, forced_total;
       Top::Scan(sh.top, 1, mass, &total);
       Top::Scan(sh.top, 2, forced_mass, &forced_total);
-      cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
+      cut = Top::ByMass(sh.top, keys, n, cut, top_p, total, forced_total);
     }
     return cut;
   };
@@ -325,8 +415,12 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
     const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
     const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
                          first % kBlockPositions - first;
+    static_assert(kHeldKeys == 8 && kHeldKeys * kThreads <= kSharedKeys);
+    const uint4 low = *reinterpret_cast<const uint4*>(sh.keys + first);
+    const uint4 high = *reinterpret_cast<const uint4*>(sh.keys + first + 4);
+    const uint32_t scores[] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     const RegisterKeys<kHeldKeys> keys(
-        n, [&](int i) { return key_of(__uint_as_float(sh.keys[i]), position + i); });
+        n, [&](int i) { return key_of(__uint_as_float(scores[i - first]), position + i); });
     bool any = false;
     count = Top::Emit(sh.top, keys, cut_of(keys), [&](int i, int at) {
       out[at] = position + i;
@@ -339,13 +433,15 @@ __global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const Params p
     const int touched = __popc(lanes & 0x01010101u);
     if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
   } else {
-    uint32_t* keys = in_shared ? sh.keys : far_keys;
+    const bool here = n <= kSharedKeys;
+    uint32_t* keys = here ? sh.keys : p.keys + pair * p.table_width * kBlockPositions;
+    const int32_t* list = p.blocks + pair * p.list_width;
     auto position_of = [&](int i) {
       return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
     };
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
-      keys[i] = key_of(__uint_as_float(in_shared ? keys[i] : __ldcg(keys + i)), position_of(i));
+      keys[i] = key_of(__uint_as_float(here ? keys[i] : __ldcg(keys + i)), position_of(i));
     }
     __syncthreads();
     const MemoryKeys all(keys, n);
@@ -390,8 +486,8 @@ void CudaOps::SelectTokens(const SelectTokensArgs& a) {
                  .heads = static_cast<int>(a.turned.code8.dim(1)) / groups};
   assert(p.heads <= kMaxHeads);
   // Large clusters while the machine has room for them: integers, so that it cannot matter.
-  const int64_t pairs = a.rows.dim(0) * groups, room = 2 * state_->multiprocessors;
-  const unsigned ranks = state_->major < 9 || 2 * pairs > room ? 1 : 4 * pairs > room / 2 ? 2 : 4;
+  const int64_t pairs = a.rows.dim(0) * groups, room = state_->multiprocessors;
+  const unsigned ranks = state_->major < 9 || 2 * pairs > room ? 1 : 4 * pairs > room ? 2 : 4;
   const auto kernel = ranks == 4   ? SelectTokensKernel<4>
                       : ranks == 2 ? SelectTokensKernel<2>
                                    : SelectTokensKernel<1>;

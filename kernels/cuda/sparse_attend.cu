@@ -13,8 +13,8 @@ void CudaOps::SparseAttend(const SparseAttendArgs& a) {
   p.split_tokens = 64;
   const int64_t rows = a.rows.dim(0);
   const auto dim = static_cast<int>(a.q.dim(2));
-  // Few rows: the second tile of a warp is under way while the first is worked on. Many: the next
-  // thread block is.
+  // Few rows: the second tile of a warp is under way while the first is worked on. Many: the other
+  // thread blocks are.
   if (state_->major >= 9 && rows * p.groups * kAttendRanks > 2 * state_->multiprocessors) {
     LaunchAttend<1, true, kAttendRanks>(*state_, p, rows, dim);
   } else if (state_->major >= 9) {

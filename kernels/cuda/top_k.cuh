@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exact selection of the best by one thread block: the rule of RankKey (kernels/ref/exact.h) over
 // ordered keys, ties to the lower index, results in index order. Radix selection: the keys' common
-// leading bits are skipped, then eight bits are settled per pass, one barrier each.
+// leading bits are skipped, then eight bits are settled per pass, one barrier each, until so few
+// keys are in question that each can be compared with all of them.
 //
 // Keys are given as an object that walks through a thread's share of them, a run of neighbouring
 // indices: RegisterKeys, or MemoryKeys where there are more than registers.
@@ -16,6 +17,7 @@ namespace asynctls {
 
 template <int kPer>
 struct RegisterKeys {
+  using Counts = uint32_t;  // two numbers of keys
   uint32_t key[kPer];
   int first, count;  // of this thread
 
@@ -36,6 +38,7 @@ struct RegisterKeys {
 };
 
 struct MemoryKeys {
+  using Counts = unsigned long long;
   const uint32_t* key;
   int first, end;
 
@@ -55,16 +58,7 @@ template <int kThreads>
 struct TopK {
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kPasses = 4;
-
-  // Shared memory. One call of ByCount, ByMass or Emit each between two calls of Clear.
-  struct Scratch {
-    alignas(16) uint32_t count[kPasses][256];
-    unsigned long long mass[256];
-    unsigned long long warp_total[4][kWarps];
-    uint32_t low[kWarps], high[kWarps], forced[kWarps];
-    uint32_t digit;
-    unsigned long long above;
-  };
+  static constexpr int kFew = 64;
 
   // What is kept: every key above `threshold`, and the first `equal` that are equal to it.
   struct Cut {
@@ -72,32 +66,46 @@ struct TopK {
     int equal;
   };
 
+  // Shared memory. One call of ByCount, ByMass or Emit each between two calls of Clear.
+  struct Scratch {
+    alignas(16) uint32_t count[kPasses][256];
+    alignas(16) uint32_t few[kFew];  // keys in question
+    unsigned long long mass[256];
+    unsigned long long warp_total[4][kWarps];
+    uint32_t low[kWarps], high[kWarps], forced[kWarps];
+    uint32_t few_count;
+    Cut cut;
+    uint32_t digit;
+    unsigned long long above;
+  };
+
   // A barrier must lie between this and what comes after.
   __device__ static void Clear(Scratch& s) {
     for (int i = static_cast<int>(threadIdx.x); i < kPasses * 256; i += kThreads) {
       (&s.count[0][0])[i] = 0;
     }
+    for (int i = static_cast<int>(threadIdx.x); i < kFew; i += kThreads) s.few[i] = 0;
+    if (threadIdx.x == 0) s.few_count = 0;
   }
 
   // Exclusive sum over the threads of the block, and the total; `use`: which of the four.
-  __device__ static unsigned long long Scan(Scratch& s,
-                                            int use,
-                                            unsigned long long x,
-                                            unsigned long long* total) {
+  template <typename T>
+  __device__ static T Scan(Scratch& s, int use, T x, T* total) {
     const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    unsigned long long sum = x;
+    auto* warp_total = reinterpret_cast<T*>(s.warp_total[use]);
+    T sum = x;
 #pragma unroll
     for (int i = 1; i < 32; i <<= 1) {
-      const unsigned long long y = __shfl_up_sync(kAllLanes, sum, i);
+      const T y = __shfl_up_sync(kAllLanes, sum, i);
       if (lane >= i) sum += y;
     }
-    if (lane == 31) s.warp_total[use][warp] = sum;
+    if (lane == 31) warp_total[warp] = sum;
     __syncthreads();
-    unsigned long long before = 0, all = 0;
+    T before = 0, all = 0;
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) {
       if (i == warp) before = all;
-      all += s.warp_total[use][i];
+      all += warp_total[i];
     }
     *total = all;
     return before + sum - x;
@@ -157,22 +165,58 @@ struct TopK {
       }
       above -= sum;
       const bool here = above < left && above + sum >= left;
-      uint32_t digit = 0, at = above, found = 0;
+      uint32_t digit = 0, at = above, found = 0, in_question = 0;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if (at < left && at + own[i] >= left) {
           digit = static_cast<uint32_t>(base + 7 - i);
           found = at;
+          in_question = own[i];
         }
         at += own[i];
       }
       const int owner = __ffs(static_cast<int>(__ballot_sync(kAllLanes, here))) - 1;
       digit = __shfl_sync(kAllLanes, digit, owner);
       left -= __shfl_sync(kAllLanes, found, owner);
+      in_question = __shfl_sync(kAllLanes, in_question, owner);
       prefix |= digit << next;
       shift = next;
+      if (shift > 0 && in_question <= kFew) {
+        return AmongFew(s, keys, prefix, shift, static_cast<int>(in_question), left);
+      }
     }
     return {prefix, static_cast<int>(left)};
+  }
+
+  // The same where `n` keys, at most kFew, are in question, those that share `prefix` above
+  // `shift`: each is compared with all.
+  template <typename Keys>
+  __device__ static Cut AmongFew(
+      Scratch& s, const Keys& keys, uint32_t prefix, int shift, int n, uint32_t keep) {
+    keys.Each([&](int, uint32_t key) {
+      if (key == kForcedKey || (key ^ prefix) >> shift != 0) return;
+      s.few[atomicAdd(&s.few_count, 1u)] = key;
+    });
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < n) {
+      const uint32_t own = s.few[threadIdx.x];
+      uint32_t above = 0, equal = 0;
+      auto compare = [&](uint32_t key) {
+        above += key > own;
+        equal += key == own;
+      };
+#pragma unroll 4
+      for (int i = 0; i < n; i += 4) {  // those that are not there are 0 and none of the best
+        const uint4 four = *reinterpret_cast<const uint4*>(s.few + i);
+        compare(four.x);
+        compare(four.y);
+        compare(four.z);
+        compare(four.w);
+      }
+      if (above < keep && above + equal >= keep) s.cut = {own, static_cast<int>(keep - above)};
+    }
+    __syncthreads();
+    return s.cut;
   }
 
   // Tightens `cut` (of keys that are scores, or forced) to the smallest set, best first, that holds
@@ -230,12 +274,14 @@ struct TopK {
       above += key > cut.threshold;
       equal += key == cut.threshold;
     });
-    unsigned long long total;
-    const unsigned long long before =
-        Scan(s, 0, static_cast<unsigned long long>(above) << 32 | equal, &total);
+    using Counts = typename Keys::Counts;
+    constexpr int kHalf = 4 * sizeof(Counts);
+    constexpr Counts kLow = (Counts{1} << kHalf) - 1;
+    Counts total;
+    const Counts before = Scan(s, 0, static_cast<Counts>(Counts{above} << kHalf | equal), &total);
     const auto limit = static_cast<uint32_t>(cut.equal);
-    uint32_t above_before = static_cast<uint32_t>(before >> 32);
-    uint32_t equal_before = static_cast<uint32_t>(before);
+    uint32_t above_before = static_cast<uint32_t>(before >> kHalf);
+    uint32_t equal_before = static_cast<uint32_t>(before & kLow);
     keys.Each([&](int i, uint32_t key) {
       const bool is_above = key > cut.threshold, is_equal = key == cut.threshold;
       if (is_above || (is_equal && equal_before < limit)) {
@@ -244,8 +290,8 @@ struct TopK {
       above_before += is_above;
       equal_before += is_equal;
     });
-    return static_cast<int>(static_cast<uint32_t>(total >> 32) +
-                            min(static_cast<uint32_t>(total), limit));
+    return static_cast<int>(static_cast<uint32_t>(total >> kHalf) +
+                            min(static_cast<uint32_t>(total & kLow), limit));
   }
 };
 

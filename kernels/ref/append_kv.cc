@@ -33,6 +33,23 @@ void AppendCode(const AppendKvArgs& a, const bf16* key, int64_t slot, int g, int
   StoreCode(code.data(), a.codes, slot, g, p);
 }
 
+// The queries of row t, as row t - turn_begin of `turned`.
+void TurnQueries(const AppendKvArgs& a, int64_t t) {
+  const int64_t s = t - a.turn_begin, heads = a.q_out.dim(1), group = heads / a.kv.rows.dim(1);
+  std::vector<float> q(static_cast<size_t>(a.q_out.dim(2)));
+  std::vector<float> product(static_cast<size_t>(a.code.turn.dim(2)));
+  for (int64_t h = 0; h < heads; ++h) {
+    const bf16* stored = a.q_out[t][h].data;
+    std::transform(stored, stored + q.size(), q.begin(), ToFloat);
+    a.turned.scale(s, h) = TurnQuery(q.data(),
+                                     a.code,
+                                     static_cast<int>(h / group),
+                                     a.scale,
+                                     product.data(),
+                                     a.turned.code8[s][h].data);
+  }
+}
+
 }  // namespace
 
 void RefOps::AppendKv(const AppendKvArgs& a) {
@@ -46,6 +63,7 @@ void RefOps::AppendKv(const AppendKvArgs& a) {
     for (int64_t h = 0; h < q_heads; ++h) {
       NormAndTurn(row + h * dim, a.q_norm, a.eps, cos_sin, &a.q_out(t, h, 0));
     }
+    if (t >= a.turn_begin && t - a.turn_begin < a.turned.scale.dim(0)) TurnQueries(a, t);
     const int64_t slot = a.kv.slot_table(a.lanes[t], a.positions[t] / kBlockPositions);
     const int p = a.positions[t] % kBlockPositions;
     for (int64_t g = 0; g < kv_heads; ++g) {

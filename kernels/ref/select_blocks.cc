@@ -9,23 +9,13 @@
 namespace asynctls {
 namespace {
 
-// Turns the R queries of group g of row s; returns how many were not finite.
-int TurnGroup(const SelectBlocksArgs& a, int64_t s, int64_t g) {
-  const int64_t d_count = a.q.dim(2), heads = a.q.dim(1) / a.code.turn.dim(0);
-  std::vector<float> q(d_count), product(a.code.turn.dim(2));
-  int nan_heads = 0;
-  for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
-    for (int64_t d = 0; d < d_count; ++d) q[d] = ToFloat(a.q(s, h, d));
-    a.turned.scale(s, h) = TurnQuery(
-        q.data(), a.code, static_cast<int>(g), a.scale, product.data(), a.turned.code8[s][h].data);
-    nan_heads += std::isnan(a.turned.scale(s, h));
-  }
-  return nan_heads;
+int64_t HeadsOf(const SelectBlocksArgs& a) {
+  return a.turned.scale.dim(1) / a.out.block_count.dim(1);
 }
 
 float BlockScore(const SelectBlocksArgs& a, int64_t s, int64_t g, int64_t block) {
   const DecodeRow& row = a.rows[s];
-  const int64_t heads = a.q.dim(1) / a.code.turn.dim(0);
+  const int64_t heads = HeadsOf(a);
   const int64_t slot = a.slot_table(row.lane, block);
   float best = -std::numeric_limits<float>::infinity();
   for (int64_t p = 0; p < PositionsIn(block, row.length); ++p) {
@@ -45,13 +35,15 @@ void RefOps::SelectBlocks(const SelectBlocksArgs& a) {
   for (int64_t s = 0; s < a.rows.dim(0); ++s) {
     const DecodeRow& row = a.rows[s];
     const int64_t blocks = BlocksOf(row.length);
-    for (int64_t g = 0; g < a.code.turn.dim(0); ++g) {
+    for (int64_t g = 0; g < a.out.block_count.dim(1); ++g) {
       int32_t* out = a.out.blocks[s][g].data;
       int32_t& count = a.out.block_count(s, g);
       count = 0;
       a.out.nan_heads(s, g) = 0;
       if (row.length == 0) continue;
-      a.out.nan_heads(s, g) = TurnGroup(a, s, g);
+      for (int64_t h = g * HeadsOf(a); h < (g + 1) * HeadsOf(a); ++h) {
+        a.out.nan_heads(s, g) += std::isnan(a.turned.scale(s, h));
+      }
       std::vector<uint64_t> ranks(blocks);
       for (int64_t b = 0; b < blocks; ++b) {
         ranks[b] =

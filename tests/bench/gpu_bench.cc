@@ -137,8 +137,8 @@ struct Problem {
     encode.Set(f);
     f.resize(static_cast<size_t>(offset.view.size()));
     offset.Set(f);
-    f.resize(static_cast<size_t>(cos_sin.view.size()));
-    cos_sin.Tile(f);
+    f.assign(static_cast<size_t>(cos_sin.view.size()), 0.7f);
+    cos_sin.Set(f);
     const View<int32_t, 3>& c = counts.view;
     selection = {.blocks = list.view,
                  .block_count = c[0],
@@ -161,21 +161,17 @@ struct Problem {
                   .q_out = q.view,
                   .kv = {kv.view, slots.view},
                   .code = code,
-                  .codes = codes});
+                  .codes = codes,
+                  .turned = {code8.view, scale.view},
+                  .turn_begin = 0,
+                  .scale = kScale});
   }
   void Dense(CudaOps& ops) {
     ops.DecodeAttend({q.view, {kv.view, slots.view}, rows.view, kScale, out.view});
   }
   void Blocks(CudaOps& ops) {
-    ops.SelectBlocks({q.view,
-                      slots.view,
-                      rows.view,
-                      code,
-                      codes,
-                      kScale,
-                      {code8.view, scale.view},
-                      lag.view,
-                      selection});
+    ops.SelectBlocks(
+        {slots.view, rows.view, codes, {code8.view, scale.view}, lag.view, selection});
   }
   void Tokens(CudaOps& ops) {
     ops.SelectTokens({slots.view, rows.view, codes, {code8.view, scale.view}, selection});

@@ -120,6 +120,8 @@ class Problem {
     if (with_code) {
       a.code = table_;
       a.codes = Codes(layer);
+      a.turned = Turned();
+      a.scale = kScale;
     }
     ops.AppendKv(a);
   }
@@ -127,8 +129,7 @@ class Problem {
     ops.DecodeAttend({Q(), Kv(layer), Rows(), kScale, Out()});
   }
   void SelectBlocks(CpuOps& ops, size_t layer) {
-    ops.SelectBlocks(
-        {Q(), SlotTable(), Rows(), table_, Codes(layer), kScale, Turned(), {}, Chosen()});
+    ops.SelectBlocks({SlotTable(), Rows(), Codes(layer), Turned(), {}, Chosen()});
   }
   void SelectTokens(CpuOps& ops, size_t layer) {
     ops.SelectTokens({SlotTable(), Rows(), Codes(layer), Turned(), Chosen()});

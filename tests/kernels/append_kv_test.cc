@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
 
 #include "kernels/ref/exact.h"
 #include "tests/testing/backends.h"
@@ -46,7 +49,10 @@ struct Problem {
             .q_out = q_out,
             .kv = {rows.view(), slots.view()},
             .code = code,
-            .codes = {first.view(), second.view()}};
+            .codes = {first.view(), second.view()},
+            .turned = {},
+            .turn_begin = 0,
+            .scale = 0.17f};
   }
   Tensor<bf16, 2> qkv;
   Tensor<bf16, 1> q_norm, k_norm;
@@ -115,6 +121,53 @@ TYPED_TEST(AppendKvTest, WritesTheCodesOfTheKeysItStored) {
   }
   EXPECT_TRUE(Same(p.first.view(), want.first.view()));
   EXPECT_TRUE(Same(p.second.view(), want.second.view()));
+}
+
+// Turned queries are exact given the stored query; rows outside the asked ones are left alone.
+TYPED_TEST(AppendKvTest, TurnsTheQueriesItStored) {
+  for (const auto& [heads, kv_heads, dim] :
+       {std::array{8, 2, 128}, std::array{5, 1, 64}, std::array{9, 1, 20}, std::array{4, 4, 6}}) {
+    Problem p(20, heads, kv_heads, dim);
+    const int64_t begin = 3, count = 15;
+    // Rows with heads that are not finite, zero, tiny and huge.
+    for (int i = 0; i < dim; ++i) {
+      p.qkv(4, i) = ToBf16(std::nanf(""));
+      p.qkv(5, i) = ToBf16(0);
+    }
+    p.qkv(6, 0) = ToBf16(std::numeric_limits<float>::infinity());
+    for (int i = 0; i < dim; ++i) p.cos_sin(7, i) *= 1e-37f;
+    for (int i = 0; i < dim; ++i) p.cos_sin(8, i) *= 1e-30f;
+    for (int i = 0; i < dim; ++i) p.cos_sin(9, i) *= 1e30f;
+    for (int i = 0; i < dim; ++i) p.cos_sin(10, i) *= 3e37f;
+    p.lanes(11) = -1;
+    Tensor<int8_t, 3> code8({count, heads, kCodeDirections});
+    Tensor<float, 2> scale({count, heads});
+    code8.Fill(99);
+    scale.Fill(-3);
+    AppendKvArgs a = p.Args();
+    a.turned = {code8.view(), scale.view()};
+    a.turn_begin = begin;
+    this->backend_.ops.AppendKv(a);
+    for (int64_t s = 0; s < count; ++s) {
+      for (int h = 0; h < heads; ++h) {
+        std::vector<float> q(static_cast<size_t>(dim)), product(kCodeDirections);
+        std::vector<int8_t> want(kCodeDirections, 99);
+        float want_scale = -3;
+        if (p.lanes(begin + s) >= 0) {
+          for (int d = 0; d < dim; ++d) q[d] = ToFloat(p.q_out(begin + s, h, d));
+          want_scale = TurnQuery(
+              q.data(), p.code, h / (heads / kv_heads), a.scale, product.data(), want.data());
+        }
+        const float got = scale(s, h);
+        EXPECT_TRUE(got == want_scale || (std::isnan(got) && std::isnan(want_scale)))
+            << "row " << s << " head " << h << ": " << got << " instead of " << want_scale;
+        EXPECT_TRUE(std::equal(want.begin(), want.end(), code8.view()[s][h].data))
+            << "row " << s << " head " << h;
+      }
+    }
+    EXPECT_TRUE(std::isnan(scale(1, 0)));
+    EXPECT_EQ(scale(2, 0), 0.0f);
+  }
 }
 
 TYPED_TEST(AppendKvTest, NoTableNoCodes) {

@@ -137,11 +137,23 @@ class SparseOutputs {
     out = {out_.data(), {s, h * p.shape.d}};
   }
 
+  // After turning the queries as the reference does.
   template <class B>
   void SelectBlocks(B& ops) {
     const SparseProblem& p = problem_;
-    ops.SelectBlocks(
-        {p.q, p.slot_table, p.rows, p.table, p.codes, p.scale, turned, lag, selection});
+    std::vector<float> q(p.shape.d), product(kCodeDirections);
+    for (int64_t s = 0; s < p.rows.dim(0); ++s) {
+      for (int64_t h = 0; h < p.q.dim(1) && p.rows[s].length > 0; ++h) {
+        for (int64_t d = 0; d < p.shape.d; ++d) q[d] = ToFloat(p.q(s, h, d));
+        turned.scale(s, h) = TurnQuery(q.data(),
+                                       p.table,
+                                       static_cast<int>(h / p.shape.heads),
+                                       p.scale,
+                                       product.data(),
+                                       turned.code8[s][h].data);
+      }
+    }
+    ops.SelectBlocks({p.slot_table, p.rows, p.codes, turned, lag, selection});
   }
   template <class B>
   void SelectTokens(B& ops) {
