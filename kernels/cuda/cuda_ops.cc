@@ -61,12 +61,6 @@ void CudaOps::State::PreferShared(const void* kernel) const {
       kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
 }
 
-void CudaOps::State::PreferShared(const void* kernel) const {
-  if (!preferred.insert(kernel).second) return;
-  CUDA_CHECK(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
-}
-
 int CudaOps::State::MaxSplits(int64_t kv_heads) const {
   return SplitsOf(multiprocessors, kv_heads);
 }
