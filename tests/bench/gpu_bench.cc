@@ -206,9 +206,12 @@ class Bench {
  public:
   Bench(std::string filter, const std::string& baseline, const std::string& json)
       : filter_(std::move(filter)) {
-    auto made = CudaOps::Create(
-        0,
-        {.decode_rows = 64, .query_heads = 40, .kv_heads = 8, .head_dim = 128, .max_blocks = 2048});
+    auto made = CudaOps::Create(0,
+                                {.decode_rows = 64,
+                                 .query_heads = 40,
+                                 .kv_heads = 8,
+                                 .head_dim = 128,
+                                 .max_blocks = 2048});
     if (!made.ok()) {
       std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
       std::exit(1);
