@@ -262,7 +262,7 @@ __global__ void AddKernel(const bf16* x, int64_t count, bf16* to) {
 void CudaOps::Gemm(const GemmArgs& a) {
   if (a.out.empty()) return;
   View<const bf16, 2> x = a.x;
-  const bool fast = a.decode && Regular(*a.w, x.data, a.out.data);
+  const bool fast = a.decode && Regular(*a.w, x.data, a.out.data) && Aligned(a.normed.data);
   const bf16* norm = nullptr;
   if (!a.norm.empty()) {
     if (fast && a.residual.empty() && Aligned(a.norm.data) &&
