@@ -69,11 +69,20 @@ struct RmsNormArgs {
 // how many rows there are (this is what makes a sequence independent of its batch). `decode`: all
 // rows are decode rows; a backend may compute decode rows and prompt rows in different ways, each
 // of which keeps the row contract (it then asks for passes of their own: kSplitPasses).
+//
+// What may come before and after a product, with the bits of the ops so named, so that a backend
+// can do it on the way: a norm of x, and then the addition to a residual or the gate. Where there
+// is one, `normed` or `out` is scratch whose contents are nobody's business.
 struct GemmArgs {
   View<const bf16, 2> x;  // [T, K]
   const Matrix* w;        // [N, K]
   View<bf16, 2> out;      // [T, N]
   bool decode = false;
+  View<const bf16, 1> norm = {};  // [K] or empty: x is RmsNorm(x, norm, eps) then
+  float eps = 0;
+  View<bf16, 2> normed = {};    // [T, K] where there is a norm
+  View<bf16, 2> residual = {};  // [T, N] or empty: residual += out, rounded to bf16
+  View<bf16, 2> gated = {};     // [T, N / 2] or empty: SwiGlu(out); not with a residual
 };
 struct LogitsArgs {
   View<const bf16, 2> x;  // [S, K]

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Transformer: the forward pass of Qwen3, one function per sub-layer. The residual stream is bf16
-// and every addition to it happens inside the norm that follows (RmsNormArgs), so a layer's output
-// is the pair (residual, x) until then.
+// Transformer: the forward pass of Qwen3, one function per sub-layer. The residual stream is bf16.
+// A sub-layer of decode rows adds to it inside its last product and norms it inside its first
+// (GemmArgs); of prompt rows, and where ranks have to add up in between, it leaves the pair
+// (residual, x), which the next norm adds (RmsNormArgs). The roundings, and so the bits, are the
+// same.
 #pragma once
 
 #include <functional>
@@ -70,9 +72,13 @@ class Transformer {
     const View<float, 2> part = a_.logits.Slice(0, count);
     if (count == 0) return View<const float, 2>(part);
     clock.Enter(StepPhase::kOther);
-    ops_.CopyRows({.src = a_.x, .rows = rows, .dst = x});
     ops_.CopyRows({.src = a_.residual, .rows = rows, .dst = residual});
-    Norm(x, residual, weights_.final_norm(), x);
+    if (pending_) {
+      ops_.CopyRows({.src = a_.x, .rows = rows, .dst = x});
+      Norm(x, residual, weights_.final_norm(), x);
+    } else {
+      Norm(residual, {}, weights_.final_norm(), x);
+    }
     clock.Enter(StepPhase::kGemm);
     ops_.Logits({.x = x, .w = &weights_.head(), .out = part, .decode = decode_});
     clock.Enter(StepPhase::kOther);
@@ -97,6 +103,7 @@ class Transformer {
                 .table = weights_.embedding(),
                 .first_id = shape_.first_id,
                 .out = residual});
+    pending_ = false;
     ops_.RopeTable({.positions = step.attention.positions,
                     .inv_frequency = a_.inv_frequency,
                     .scale = config_.rope_scale,
@@ -104,24 +111,17 @@ class Transformer {
     return Sum(residual);
   }
 
-  // x = Wo attention(norm(residual + x)).
+  // stream += Wo attention(norm(stream)).
   absl::Status AttentionLayer(int layer,
                               const AttentionBatch& batch,
                               int64_t rows,
                               StepClock& clock) {
     const LayerWeights& w = weights_.layers()[layer];
-    const View<bf16, 2> x = a_.x.Slice(0, rows);
-    const View<bf16, 2> residual = a_.residual.Slice(0, rows);
     const View<bf16, 2> qkv = a_.qkv.Slice(0, rows);
     const View<bf16, 3> q = a_.q.Slice(0, rows);
     const View<bf16, 2> out = a_.attention.Slice(0, rows);
-    if (layer == 0) {  // nothing to add yet
-      Norm(residual, {}, w.input_norm, x);
-    } else {
-      Norm(x, residual, w.input_norm, x);
-    }
     clock.Enter(StepPhase::kGemm);
-    Project(x, w.qkv, qkv);
+    FromStream(w.input_norm, w.qkv, qkv);
     clock.Enter(StepPhase::kOther);
     attention_.Append(layer,
                       batch,
@@ -140,30 +140,47 @@ class Transformer {
     attention_.AttendDense(layer, batch, q, out);
     attention_.AttendSparse(layer, batch, q, out);
     clock.Enter(StepPhase::kGemm);
-    Project(out, w.out, x);
-    clock.Enter(StepPhase::kOther);
-    return Sum(x);
+    return ToStream(out, w.out, clock);
   }
 
-  // x = Wdown swiglu(Wgate_up norm(residual + x)).
+  // stream += Wdown swiglu(Wgate_up norm(stream)).
   absl::Status FeedForwardLayer(int layer, int64_t rows, StepClock& clock) {
     const LayerWeights& w = weights_.layers()[layer];
-    const View<bf16, 2> x = a_.x.Slice(0, rows);
-    const View<bf16, 2> gate_up = a_.gate_up.Slice(0, rows);
     const View<bf16, 2> inner = a_.inner.Slice(0, rows);
-    Norm(x, a_.residual.Slice(0, rows), w.post_norm, x);
     clock.Enter(StepPhase::kGemm);
-    Project(x, w.gate_up, gate_up);
-    clock.Enter(StepPhase::kOther);
-    ops_.SwiGlu({.gate_up = gate_up, .out = inner});
-    clock.Enter(StepPhase::kGemm);
-    Project(inner, w.down, x);
-    clock.Enter(StepPhase::kOther);
-    return Sum(x);
+    FromStream(w.post_norm, w.gate_up, a_.gate_up.Slice(0, rows), inner);
+    return ToStream(inner, w.down, clock);
   }
 
-  void Project(View<const bf16, 2> x, const Matrix& w, View<bf16, 2> out) {
-    ops_.Gemm({.x = x, .w = &w, .out = out, .decode = decode_});
+  // out = norm(stream) w^T, and then the gate if there is one.
+  void FromStream(const View<bf16, 2>& norm,
+                  const Matrix& w,
+                  View<bf16, 2> out,
+                  View<bf16, 2> gated = {}) {
+    const View<bf16, 2> x = a_.x.Slice(0, out.dim(0));
+    const View<bf16, 2> residual = a_.residual.Slice(0, out.dim(0));
+    GemmArgs product{.x = x, .w = &w, .out = out, .decode = decode_, .gated = gated};
+    if (pending_) {
+      Norm(x, residual, norm, x);
+    } else {
+      product.x = residual;
+      product.norm = norm[0];
+      product.eps = config_.rms_eps;
+      product.normed = x;
+    }
+    ops_.Gemm(product);
+    pending_ = false;
+  }
+
+  // stream += in w^T, or the ranks' sum of it.
+  absl::Status ToStream(View<const bf16, 2> in, const Matrix& w, StepClock& clock) {
+    const View<bf16, 2> x = a_.x.Slice(0, in.dim(0));
+    GemmArgs product{.x = in, .w = &w, .out = x, .decode = decode_};
+    pending_ = group_ != nullptr || !decode_;
+    if (!pending_) product.residual = a_.residual.Slice(0, in.dim(0));
+    ops_.Gemm(product);
+    clock.Enter(StepPhase::kOther);
+    return pending_ ? Sum(x) : absl::OkStatus();
   }
 
   void Norm(View<const bf16, 2> x,
@@ -188,7 +205,8 @@ class Transformer {
   SparseAttention<B>& attention_;
   Communicator* const group_;
   Observer observer_;
-  bool decode_ = false;  // the rows last run are all decode rows
+  bool decode_ = false;   // the rows last run are all decode rows
+  bool pending_ = false;  // the stream is residual + x, not residual alone
 };
 
 }  // namespace asynctls

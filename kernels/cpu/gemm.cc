@@ -34,6 +34,11 @@ void Multiply(const Product& p, OneDnn& one_dnn, ThreadTeam& team) {
   }
 }
 
+// to += x, rounded
+void Add(const bf16* x, int64_t count, bf16* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = ToBf16(ToFloat(to[i]) + ToFloat(x[i]));
+}
+
 }  // namespace
 
 void CpuOps::Prepare(Matrix& w) {
@@ -44,9 +49,19 @@ void CpuOps::Prepare(Matrix& w) {
 }
 
 void CpuOps::Gemm(const GemmArgs& a) {
-  Product p = MakeProduct(a.x, *a.w);
+  if (!a.norm.empty()) {
+    RmsNorm({.x = a.x, .residual = {}, .weight = a.norm, .out = a.normed, .eps = a.eps});
+  }
+  Product p = MakeProduct(a.norm.empty() ? a.x : View<const bf16, 2>(a.normed), *a.w);
   p.out_bf16 = a.out.data;
   Multiply(p, state_->one_dnn, state_->team);
+  if (!a.residual.empty()) {
+    const int64_t width = a.out.dim(1);
+    state_->team.ParallelFor(a.out.dim(0), RowGrain(width), [&](int64_t t, Scratch&) {
+      Add(a.out[t].data, width, a.residual[t].data);
+    });
+  }
+  if (!a.gated.empty()) SwiGlu({.gate_up = a.out, .out = a.gated});
 }
 
 void CpuOps::Logits(const LogitsArgs& a) {

@@ -55,13 +55,11 @@ CudaOps::State::~State() {
 
 void CudaOps::State::AllowShared(const void* kernel) {
   if (!allowed.insert(kernel).second) return;
-  int most = 0;
   cudaFuncAttributes attributes;
-  CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   CUDA_CHECK(cudaFuncSetAttribute(kernel,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  most - static_cast<int>(attributes.sharedSizeBytes)));
+                                  shared_bytes - static_cast<int>(attributes.sharedSizeBytes)));
 }
 
 void CudaOps::State::PreferShared(const void* kernel) const {
@@ -97,6 +95,8 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(int device, const CudaL
   CUDA_CHECK(cudaDeviceGetAttribute(&state->minor, cudaDevAttrComputeCapabilityMinor, device));
   CUDA_CHECK(
       cudaDeviceGetAttribute(&state->multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  CUDA_CHECK(cudaDeviceGetAttribute(
+      &state->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   if (state->major < 8) {
     return absl::FailedPreconditionError(absl::StrCat("device ",
                                                       device,

@@ -24,8 +24,8 @@ __global__ void EmbedKernel(const int32_t* ids,
                             int64_t width,
                             int32_t first_id,
                             bf16* out) {
-  GridWait();
   GridTrigger();
+  GridWait();
   const int64_t t = blockIdx.x;
   const int32_t id = ids[t] >= 0 ? ids[t] : last_token[-1 - ids[t]];
   const int64_t row = int64_t{id} - first_id;
@@ -37,8 +37,8 @@ __global__ void EmbedKernel(const int32_t* ids,
 }
 
 __global__ void CopyRowsKernel(const bf16* src, const int32_t* rows, int64_t width, bf16* dst) {
-  GridWait();
   GridTrigger();
+  GridWait();
   const int64_t s = blockIdx.x;
   CopyRow(src + rows[s] * width, dst + s * width, width);
 }

@@ -4,174 +4,93 @@
 // for a weight matrix. In both a row of the result does not depend on how many rows there are.
 #include <algorithm>
 
-#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/decode_gemm.cuh"
 #include "kernels/cuda/state.h"
 
 namespace asynctls {
 namespace {
 
-// ---- decode rows: out^T = W x^T, W's rows as the rows of the matrix product, x's as its columns.
-//
-// A block makes 16 output features (or several times 16, so that x is read less often) of up to 64
-// rows; its warps share K among them in pieces of 64, each keeping its own sums, joined in the
-// order of the warps. A lane reads 16 bytes of two rows of W at a time: which k of the product they
-// stand for does not matter as long as x is read alike. An element's sum is the same in every
-// variant.
-constexpr int kFeatures = 16;
-constexpr int kPiece = 64;  // of K, per warp and turn: two reads of 16 bytes per row and lane
-constexpr int kGemmWarps = 8;
-
-template <int kGroups, int kTiles, int kBlocks, typename Out>
-__global__ void __launch_bounds__(32 * kGemmWarps, kBlocks)
-    DecodeGemmKernel(const bf16* w, const bf16* x, Out* out, int features, int width, int rows) {
-  extern __shared__ __align__(16) float parts[];  // [warps][groups][tiles][32][4]
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int quad = lane / 4, t = lane % 4;
-  const int feature = static_cast<int>(blockIdx.x) * kFeatures * kGroups;
-  const bf16* from[kGroups][2];
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = min(feature + g * kFeatures + 8 * half + quad, features - 1);
-      from[g][half] = w + int64_t{row} * width + t * 8;
-    }
-  }
-  float sum[kGroups][kTiles][4];
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sum[g][j][i] = 0;
-    }
-  }
-  constexpr int kAhead = kGroups == 1 ? 2 : 1;  // pieces in flight per warp
-  constexpr int kStride = kGemmWarps * kPiece;
-  uint4 next[kAhead][kGroups][4];
-  auto fetch = [&](int k, uint4(&a)[kGroups][4]) {
-    if (k >= width) return;
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      a[g][0] = __ldcs(reinterpret_cast<const uint4*>(from[g][0] + k));
-      a[g][1] = __ldcs(reinterpret_cast<const uint4*>(from[g][1] + k));
-      a[g][2] = __ldcs(reinterpret_cast<const uint4*>(from[g][0] + k + 32));
-      a[g][3] = __ldcs(reinterpret_cast<const uint4*>(from[g][1] + k + 32));
-    }
-  };
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) fetch((warp + i * kGemmWarps) * kPiece, next[i]);
-  GridWait();  // the weights above are nobody's output
-  GridTrigger();
-  for (int base = warp * kPiece; base < width; base += kAhead * kStride) {
-#pragma unroll
-    for (int ahead = 0; ahead < kAhead; ++ahead) {
-      const int k = base + ahead * kStride;
-      if (k >= width) break;
-      uint4 b[2][kTiles];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
-          const int row = j * 8 + quad;
-          b[half][j] = make_uint4(0, 0, 0, 0);
-          if (row < rows) {
-            b[half][j] =
-                *reinterpret_cast<const uint4*>(x + int64_t{row} * width + k + 32 * half + t * 8);
-          }
-        }
-      }
-      uint4 a[kGroups][4];
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) a[g][i] = next[ahead][g][i];
-      }
-      fetch(k + kAhead * kStride, next[ahead]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int g = 0; g < kGroups; ++g) {
-          const uint4 &l = a[g][2 * half], &h = a[g][2 * half + 1];
-          const uint32_t first[4] = {l.x, h.x, l.y, h.y}, second[4] = {l.z, h.z, l.w, h.w};
-#pragma unroll
-          for (int j = 0; j < kTiles; ++j) {
-            MultiplyAdd(sum[g][j], first, b[half][j].x, b[half][j].y);
-            MultiplyAdd(sum[g][j], second, b[half][j].z, b[half][j].w);
-          }
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      *reinterpret_cast<float4*>(parts + (((warp * kGroups + g) * kTiles + j) * 32 + lane) * 4) =
-          make_float4(sum[g][j][0], sum[g][j][1], sum[g][j][2], sum[g][j][3]);
-    }
-  }
-  __syncthreads();
-  // Element e: feature e % 16 and row of a group and tile; where the product left it: lane,
-  // register.
-  constexpr int kElements = kGroups * kTiles * kFeatures * 8;
-  for (int e = static_cast<int>(threadIdx.x); e < kElements; e += 32 * kGemmWarps) {
-    const int f = e % kFeatures, g = e / kFeatures % kGroups;
-    const int row = e / (kFeatures * kGroups) % 8, j = e / (kFeatures * kGroups * 8);
-    const int at = f % 8 * 4 + row / 2, reg = row % 2 + f / 8 * 2;
-    float total = 0;
-#pragma unroll
-    for (int i = 0; i < kGemmWarps; ++i) {
-      total += parts[(((i * kGroups + g) * kTiles + j) * 32 + at) * 4 + reg];
-    }
-    const int t_row = j * 8 + row, t_feature = feature + g * kFeatures + f;
-    if (t_row >= rows || t_feature >= features) continue;
-    Out* to = out + int64_t{t_row} * features + t_feature;
-    if constexpr (sizeof(Out) == sizeof(float)) {
-      *to = total;
-    } else {
-      *to = Narrow(total);
-    }
-  }
-}
-
-template <int kGroups, int kTiles, int kBlocks, typename Out>
-void LaunchDecodeGemm(
-    CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int rows) {
-  const auto features = static_cast<int>(w.dim(0)), width = static_cast<int>(w.dim(1));
-  constexpr int kMade = kFeatures * kGroups;
-  const auto kernel = DecodeGemmKernel<kGroups, kTiles, kBlocks, Out>;
+// ---- decode rows
+template <typename Shape, bool kNorm, Finish kFinish, typename Out>
+void LaunchDecodeGemm(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
+  const auto kernel = DecodeGemmKernel<Shape, kNorm, kFinish, Out>;
   state.AllowShared(reinterpret_cast<const void*>(kernel));
+  constexpr int kMade = FeaturesMade(kFinish, Shape::kGroups);
   Launch(state,
          kernel,
-         dim3(static_cast<unsigned>((features + kMade - 1) / kMade)),
-         32 * kGemmWarps,
-         sizeof(float) * kGemmWarps * kGroups * kTiles * 32 * 4,
-         w.data,
-         x,
-         out,
-         features,
-         width,
-         rows);
+         dim3(static_cast<unsigned>((p.features + kMade - 1) / kMade)),
+         kGemmThreads,
+         static_cast<size_t>(Shape::kBytes + (kNorm ? p.rows * NormedStride(p.width) * 2 : 0)),
+         p);
 }
 
-template <typename Out>
-void DecodeGemm(CudaOps::State& state, const View<bf16, 2>& w, const bf16* x, Out* out, int rows) {
-  // More registers a thread while all blocks are under way at once with them.
-  const bool few = w.dim(0) <= int64_t{2} * kFeatures * state.multiprocessors;
-  if (rows <= 8 && few) return LaunchDecodeGemm<1, 1, 2>(state, w, x, out, rows);
-  if (rows <= 8) return LaunchDecodeGemm<1, 1, 3>(state, w, x, out, rows);
-  if (rows <= 16) return LaunchDecodeGemm<1, 2, 2>(state, w, x, out, rows);
-  if (rows <= 32) return LaunchDecodeGemm<2, 4, 1>(state, w, x, out, rows);
-  LaunchDecodeGemm<2, 8, 1>(state, w, x, out, rows);
+// In how many turns of one group the multiprocessors are done with so many groups, of which a block
+// takes `groups` and a multiprocessor holds `together` blocks at a time.
+int Turns(const CudaOps::State& state, int all, int groups, int together) {
+  const int blocks = (all + groups - 1) / groups, places = together * state.multiprocessors;
+  return (blocks + places - 1) / places * together * groups;
+}
+
+// One or two rows: a ring as deep as can be, or more blocks with smaller ones, which begin sooner.
+template <bool kNorm, Finish kFinish, typename Out>
+void MultiplyFew(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
+  constexpr int kGroups = GroupsTogether(kFinish);
+  using Deep = DecodeGemmShape<kGroups, 1, 6, 0>;
+  using Early = DecodeGemmShape<kGroups, 1, 4, 0>;
+  const int all = kGroups * ((p.features + kFeatures - 1) / kFeatures);
+  const int deep = Turns(state, all, kGroups, Deep::kResident);
+  const int early = Turns(state, all, kGroups, Early::kResident);
+  if (early < deep || (kNorm && early == deep)) {
+    return LaunchDecodeGemm<Early, kNorm, kFinish>(state, p);
+  }
+  LaunchDecodeGemm<Deep, kNorm, kFinish>(state, p);
+}
+
+// 17 to 32 rows: x is a part of what is read, so a block makes as many groups as leave no
+// multiprocessor without work.
+template <Finish kFinish, typename Out>
+void MultiplyMany(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
+  constexpr int kTogether = GroupsTogether(kFinish);
+  using Two = DecodeGemmShape<2, 4, 6, 3>;
+  using Three = DecodeGemmShape<3, 4, 6, 2>;
+  using Four = DecodeGemmShape<4, 4, 6, 2>;
+  const int all = kTogether * ((p.features + kFeatures - 1) / kFeatures);
+  const int two = Turns(state, all, 2, 1), four = Turns(state, all, 4, 1);
+  if (state.shared_bytes < Two::kBytes) {
+    return LaunchDecodeGemm<DecodeGemmShape<2, 4, 6, 0>, false, kFinish>(state, p);
+  }
+  if constexpr (kTogether == 1) {
+    const int three = Turns(state, all, 3, 1);
+    if (three < std::min(two, four)) return LaunchDecodeGemm<Three, false, kFinish>(state, p);
+  }
+  if (two < four) return LaunchDecodeGemm<Two, false, kFinish>(state, p);
+  LaunchDecodeGemm<Four, false, kFinish>(state, p);
+}
+
+// At most 64 rows; with a norm, at most kMostNormedRows.
+template <Finish kFinish, typename Out>
+void DecodeGemm(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
+  if constexpr (kFinish != Finish::kAdd) {
+    if (p.norm != nullptr) return MultiplyFew<true, kFinish>(state, p);
+  }
+  if (p.rows <= 2) return MultiplyFew<false, kFinish>(state, p);
+  using Eight = DecodeGemmShape<2, 1, 5, 3>;
+  constexpr int kLong = 8192;  // for a longer x the deeper ring is worth more, measured at 12,288
+  if (p.rows <= 8 && p.width <= kLong && Eight::kBytes <= state.shared_bytes) {
+    return LaunchDecodeGemm<Eight, false, kFinish>(state, p);
+  }
+  if (p.rows <= 8) return LaunchDecodeGemm<DecodeGemmShape<2, 1, 6, 0>, false, kFinish>(state, p);
+  if (p.rows <= 16) return LaunchDecodeGemm<DecodeGemmShape<2, 2, 6, 0>, false, kFinish>(state, p);
+  if (p.rows <= 32) return MultiplyMany<kFinish>(state, p);
+  LaunchDecodeGemm<DecodeGemmShape<2, 8, 6, 0>, false, kFinish>(state, p);
 }
 
 // ---- any shape: one thread an element. What the others do not cover.
 template <typename Out>
 __global__ void AnyGemmKernel(
     const bf16* w, const bf16* x, Out* out, int64_t features, int64_t width) {
-  GridWait();
   GridTrigger();
+  GridWait();
   const int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (n >= features) return;
   float sum = 0;
@@ -277,44 +196,107 @@ void PromptGemm(
                               state.stream));
 }
 
+// Whether the fast ways can take it.
+bool Regular(const Matrix& w, const void* x, const void* out) {
+  return w.data.dim(1) % kPiece == 0 && w.data.dim(0) % 8 == 0 && Aligned(w.data.data) &&
+         Aligned(x) && Aligned(out);
+}
+
+// Decode rows, in turns of 64. Requires: Regular.
+template <Finish kFinish, typename Out>
+void DecodeRows(CudaOps::State& state,
+                const Matrix& w,
+                const View<const bf16, 2>& x,
+                const bf16* norm,
+                float eps,
+                const View<Out, 2>& out) {
+  constexpr int64_t kMost = 64;
+  for (int64_t t = 0; t < x.dim(0); t += kMost) {
+    DecodeGemm<kFinish, Out>(state,
+                             {.w = w.data.data,
+                              .x = x[t].data,
+                              .norm = norm,
+                              .out = out[t].data,
+                              .features = static_cast<int>(out.dim(1)),
+                              .width = static_cast<int>(x.dim(1)),
+                              .rows = static_cast<int>(std::min(kMost, x.dim(0) - t)),
+                              .eps = eps});
+  }
+}
+
+// out = x w^T and no more.
 template <typename Out>
 void Product(CudaOps::State& state,
-             const View<bf16, 2>& w,
+             const Matrix& w,
              const View<const bf16, 2>& x,
              const View<Out, 2>& out,
              bool decode) {
-  if (out.empty()) return;
-  const int64_t width = w.dim(1), rows = x.dim(0);
-  if (width % kPiece != 0 || w.dim(0) % 8 != 0 || !Aligned(w.data) || !Aligned(x.data) ||
-      !Aligned(out.data)) {
+  const int64_t rows = x.dim(0), features = w.data.dim(0);
+  if (!Regular(w, x.data, out.data)) {
     Launch(state,
            AnyGemmKernel<Out>,
-           dim3(static_cast<unsigned>((w.dim(0) + 127) / 128), static_cast<unsigned>(rows)),
+           dim3(static_cast<unsigned>((features + 127) / 128), static_cast<unsigned>(rows)),
            128,
            0,
-           w.data,
+           w.data.data,
            x.data,
            out.data,
-           w.dim(0),
-           width);
-    return;
+           features,
+           w.data.dim(1));
+  } else if (decode) {
+    DecodeRows<Finish::kStore>(state, w, x, nullptr, 0, out);
+  } else {
+    PromptGemm(state, w.data, x.data, out.data, rows);
   }
-  if (!decode) return PromptGemm(state, w, x.data, out.data, rows);
-  constexpr int64_t kMost = 64;
-  for (int64_t t = 0; t < rows; t += kMost) {
-    DecodeGemm(state,
-               w,
-               x.data + t * width,
-               out.data + t * w.dim(0),
-               static_cast<int>(std::min(kMost, rows - t)));
-  }
+}
+
+__global__ void AddKernel(const bf16* x, int64_t count, bf16* to) {
+  GridTrigger();
+  GridWait();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) to[i] = Narrow(Widen(to[i]) + Widen(x[i]));
 }
 
 }  // namespace
 
-void CudaOps::Gemm(const GemmArgs& a) { Product(*state_, a.w->data, a.x, a.out, a.decode); }
+void CudaOps::Gemm(const GemmArgs& a) {
+  if (a.out.empty()) return;
+  View<const bf16, 2> x = a.x;
+  const bool fast = a.decode && Regular(*a.w, x.data, a.out.data) && Aligned(a.normed.data);
+  const bf16* norm = nullptr;
+  if (!a.norm.empty()) {
+    if (fast && a.residual.empty() && Aligned(a.norm.data) &&
+        NormsItself(x.dim(0), x.dim(1), state_->shared_bytes)) {
+      norm = a.norm.data;
+    } else {
+      RmsNorm({.x = x, .residual = {}, .weight = a.norm, .out = a.normed, .eps = a.eps});
+      x = a.normed;
+    }
+  }
+  if (fast && !a.residual.empty()) {
+    return DecodeRows<Finish::kAdd>(*state_, *a.w, x, nullptr, 0, a.residual);
+  }
+  if (fast && !a.gated.empty()) {
+    return DecodeRows<Finish::kGate>(*state_, *a.w, x, norm, a.eps, a.gated);
+  }
+  if (norm != nullptr) return DecodeRows<Finish::kStore>(*state_, *a.w, x, norm, a.eps, a.out);
+  Product(*state_, *a.w, x, a.out, a.decode);
+  if (!a.residual.empty()) {
+    Launch(*state_,
+           AddKernel,
+           dim3(static_cast<unsigned>((a.out.size() + 255) / 256)),
+           256,
+           0,
+           a.out.data,
+           a.out.size(),
+           a.residual.data);
+  }
+  if (!a.gated.empty()) SwiGlu({.gate_up = a.out, .out = a.gated});
+}
 
 // Few rows in any step: the rows that are sampled, or a tile of a prompt's.
-void CudaOps::Logits(const LogitsArgs& a) { Product(*state_, a.w->data, a.x, a.out, true); }
+void CudaOps::Logits(const LogitsArgs& a) {
+  if (!a.out.empty()) Product(*state_, *a.w, a.x, a.out, true);
+}
 
 }  // namespace asynctls

@@ -168,6 +168,18 @@ template <int kPending>
 __device__ inline void CopyWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+// For what is read once and shall not push other things out of L2.
+__device__ inline uint64_t EvictFirst() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline void CopyAsync16(uint32_t to, const void* from, uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to),
+               "l"(from),
+               "l"(policy)
+               : "memory");
+}
 
 // Four 8x8 matrices of 16-bit values: lane i gives the address of row i % 8 of matrix i / 8.
 __device__ inline void LoadMatrix4(uint32_t (&x)[4], uint32_t address) {

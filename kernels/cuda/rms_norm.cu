@@ -1,31 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/state.h"
 
 namespace asynctls {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kHeld = 4;  // groups of 8 values that a thread keeps in registers: widths to 8,192
+constexpr int kThreads = kNormThreads, kHeld = kNormHeld;
 
-// The sum over the block, in every thread; one order for one number of threads.
-__device__ float BlockSum(float x) {
+// From every thread's part of the sum of squares.
+__device__ float BlockInverse(float squares, int width, float eps) {
   __shared__ float parts[kThreads / 32];
-  x = WarpSum(x);
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  squares = WarpSum(squares);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = squares;
   __syncthreads();
-  float total = 0;
-  for (int i = 0; i < kThreads / 32; ++i) total += parts[i];
-  return total;
+  return InverseNorm(parts, width, eps);
 }
 
 __device__ float Scaled(float x, float inverse, bf16 weight) {
   return Widen(Narrow(x * inverse)) * Widen(weight);
 }
 
-// One block a row, the row in registers. Requires: width % 8 == 0, width <= 8 kThreads kHeld.
+// One block a row, the row in registers. Requires: width % 8 == 0, width <= kMostNormWidth.
 __global__ void __launch_bounds__(kThreads) RmsNormKernel(
     const bf16* x, bf16* residual, const bf16* weight, int width, float eps, bf16* out) {
+  GridTrigger();
   const int groups = width / 8;
   const int64_t begin = int64_t{blockIdx.x} * width;
   uint4 scale[kHeld];
@@ -35,7 +33,6 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(
     if (i < groups) scale[k] = reinterpret_cast<const uint4*>(weight)[i];
   }
   GridWait();
-  GridTrigger();
   uint4 held[kHeld];
   float squares = 0;
 #pragma unroll
@@ -53,33 +50,22 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(
       }
       reinterpret_cast<uint4*>(residual + begin)[i] = held[k];
     }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      squares = fmaf(WidenLow(v[j]), WidenLow(v[j]), squares);
-      squares = fmaf(WidenHigh(v[j]), WidenHigh(v[j]), squares);
-    }
+    squares = AddSquares(held[k], squares);
   }
-  const float inverse = 1.0f / sqrtf(BlockSum(squares) / static_cast<float>(width) + eps);
+  const float inverse = BlockInverse(squares, width, eps);
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) {
     const int i = static_cast<int>(threadIdx.x) + k * kThreads;
     if (i >= groups) continue;
-    auto* v = reinterpret_cast<uint32_t*>(&held[k]);
-    const auto* w = reinterpret_cast<const uint32_t*>(&scale[k]);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const uint32_t n = NarrowPair(WidenLow(v[j]) * inverse, WidenHigh(v[j]) * inverse);
-      v[j] = NarrowPair(WidenLow(n) * WidenLow(w[j]), WidenHigh(n) * WidenHigh(w[j]));
-    }
-    reinterpret_cast<uint4*>(out + begin)[i] = held[k];
+    reinterpret_cast<uint4*>(out + begin)[i] = Normed(held[k], inverse, scale[k]);
   }
 }
 
 // Any width, through memory.
 __global__ void __launch_bounds__(kThreads) RmsNormAnyKernel(
     const bf16* x, bf16* residual, const bf16* weight, int width, float eps, bf16* out) {
-  GridWait();
   GridTrigger();
+  GridWait();
   const int64_t begin = int64_t{blockIdx.x} * width;
   float squares = 0;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) {
@@ -90,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) RmsNormAnyKernel(
     }
     squares = fmaf(v, v, squares);
   }
-  const float inverse = 1.0f / sqrtf(BlockSum(squares) / static_cast<float>(width) + eps);
+  const float inverse = BlockInverse(squares, width, eps);
   const bf16* from = residual != nullptr ? residual : x;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) {
     out[begin + i] = Narrow(Scaled(Widen(from[begin + i]), inverse, weight[i]));
@@ -102,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) RmsNormAnyKernel(
 void CudaOps::RmsNorm(const RmsNormArgs& a) {
   if (a.x.empty()) return;
   const int64_t width = a.weight.dim(0);
-  const bool fast = width % 8 == 0 && width <= 8 * kThreads * kHeld && Aligned(a.x.data) &&
+  const bool fast = width % 8 == 0 && width <= kMostNormWidth && Aligned(a.x.data) &&
                     Aligned(a.residual.data) && Aligned(a.weight.data) && Aligned(a.out.data);
   Launch(*state_,
          fast ? RmsNormKernel : RmsNormAnyKernel,

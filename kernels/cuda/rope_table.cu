@@ -9,8 +9,8 @@ namespace {
 // step.
 __global__ void RopeTableKernel(
     const int32_t* positions, const float* inv_frequency, float scale, int half, float* cos_sin) {
-  GridWait();
   GridTrigger();
+  GridWait();
   float* row = cos_sin + int64_t{blockIdx.x} * 2 * half;
   for (int i = static_cast<int>(threadIdx.x); i < half; i += static_cast<int>(blockDim.x)) {
     const float angle = static_cast<float>(positions[blockIdx.x]) * inv_frequency[i];

@@ -373,8 +373,8 @@ template <int kTeam>
 __global__ void __launch_bounds__(kThreads) SampleKernel(const Params p) {
   extern __shared__ float slice_memory[];
   __shared__ Shared sh;
-  GridWait();
   GridTrigger();
+  GridWait();
   const int rank = static_cast<int>(blockIdx.x) % kTeam;
   const int64_t s = p.first_row + blockIdx.x / kTeam;
   const SampleRow row = p.rows[s];

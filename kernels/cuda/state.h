@@ -2,8 +2,10 @@
 // What the ops of one CudaOps share, and how they launch. Private to kernels/cuda.
 //
 // How an op is written: a kernel over plain pointers in an anonymous namespace, CudaOps::X below it
-// unpacks the views and launches. Every kernel begins with GridWait (primitives.cuh): Launch lets
-// it start while the one before it is still ending.
+// unpacks the views and launches. Every kernel begins with GridTrigger, which lets the next one in,
+// and GridWait (primitives.cuh), in at least one thread of it: so a kernel ends after all before
+// it, and several can be there at once, of which the later ones fetch what no kernel of a step
+// writes.
 #pragma once
 
 #include <cublasLt.h>
@@ -48,6 +50,7 @@ struct CudaOps::State {
   int device = 0;
   int major = 0, minor = 0;
   int multiprocessors = 0;
+  int shared_bytes = 0;  // most that a block can have
   cudaStream_t stream = nullptr;
   cudaStream_t notices = nullptr;  // where calls wait for marks, so that the ops need not
   cudaEvent_t marks[kMarks] = {};

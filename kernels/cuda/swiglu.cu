@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/state.h"
 
 namespace asynctls {
@@ -7,14 +7,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ float Gated(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
-
 // kWide: 8 values a thread; else one.
 template <bool kWide>
 __global__ void __launch_bounds__(kThreads)
     SwiGluKernel(const bf16* gate_up, int width, bf16* out) {
-  GridWait();
   GridTrigger();
+  GridWait();
   const int i = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (i * (kWide ? 8 : 1) >= width) return;
   const bf16* row = gate_up + int64_t{blockIdx.x} * 2 * width;

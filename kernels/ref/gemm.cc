@@ -6,11 +6,20 @@ namespace asynctls {
 
 void RefOps::Gemm(const GemmArgs& a) {
   const View<bf16, 2> w = a.w->data;
-  for (int64_t t = 0; t < a.x.dim(0); ++t) {
+  View<const bf16, 2> x = a.x;
+  if (!a.norm.empty()) {
+    RmsNorm({.x = x, .residual = {}, .weight = a.norm, .out = a.normed, .eps = a.eps});
+    x = a.normed;
+  }
+  for (int64_t t = 0; t < x.dim(0); ++t) {
     for (int64_t n = 0; n < w.dim(0); ++n) {
-      a.out(t, n) = ToBf16(ref::Dot(a.x[t].data, w[n].data, w.dim(1)));
+      a.out(t, n) = ToBf16(ref::Dot(x[t].data, w[n].data, w.dim(1)));
     }
   }
+  for (int64_t i = 0; i < a.residual.size(); ++i) {
+    a.residual.data[i] = ToBf16(ToFloat(a.residual.data[i]) + ToFloat(a.out.data[i]));
+  }
+  if (!a.gated.empty()) SwiGlu({.gate_up = a.out, .out = a.gated});
 }
 
 void RefOps::Logits(const LogitsArgs& a) {

@@ -411,7 +411,7 @@ void Prefill(Bench& bench, int64_t length, int64_t q_heads, int64_t kv_heads) {
 }
 
 void Products(Bench& bench, int64_t features, int64_t width, int64_t rows, bool decode) {
-  if (!bench.Wanted("product")) return;
+  if (!bench.Wanted(decode ? "product_decode" : "product")) return;
   CudaOps& ops = bench.ops();
   const int sets =
       static_cast<int>(std::clamp<int64_t>((int64_t{1} << 30) / (features * width * 2), 2, 24));

@@ -3,8 +3,9 @@
 // of one rank on the GPU, with random weights of the shapes in MODEL_DIR/config.json, without the
 // server. Reads N prompts of random tokens (the first token's time), then decodes them densely and
 // sparsely in turns, all lanes in every step, and prints the median step of each beside what its
-// weights and KV would take at the machine's read bandwidth.
+// weights and KV would take at the machine's read bandwidth, and a digest of the tokens.
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 
 #include "engine/kv/kv_layout.h"
 #include "engine/worker/make_cuda_worker.h"
+#include "kernels/device/splitmix.h"
 #include "kernels/ops.h"
 
 namespace asynctls {
@@ -77,8 +79,16 @@ class Driver {
       std::fprintf(stderr, "%s\n", result.status().ToString().c_str());
       std::exit(1);
     }
-    return Seconds(begin);
+    const double seconds = Seconds(begin);
+    for (const auto& sampled : result->sampled()) {
+      digest_ = SplitMix64(digest_ ^ static_cast<uint64_t>(sampled.token()));
+      digest_ = SplitMix64(digest_ ^ std::bit_cast<uint32_t>(sampled.log_prob()));
+    }
+    return seconds;
   }
+  // Of all tokens sampled so far and their log-probabilities: two builds that agree in it agree in
+  // every step.
+  uint64_t digest() const { return digest_; }
   int64_t BlocksPerLane() const { return BlocksFor(flags_.context + 4 * flags_.steps + 64); }
 
  private:
@@ -86,6 +96,7 @@ class Driver {
   const Flags flags_;
   v1::StepPlan plan_;
   uint64_t step_ = 0;
+  uint64_t digest_ = 0;
 };
 
 double Median(std::vector<double> x) {
@@ -200,6 +211,7 @@ int Main(int argc, char** argv) {
               (weights + kv) / 4.5e9,
               sparse * 1e3,
               dense / sparse);
+  std::printf("digest of the tokens: %016llx\n", static_cast<unsigned long long>(driver.digest()));
   return 0;
 }
 

@@ -6,6 +6,9 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
 #include "kernels/cpu/amx.h"
 #include "tests/testing/backends.h"
 #include "tests/testing/compare.h"
@@ -89,6 +92,62 @@ TYPED_TEST(GemmTest, RowsDoNotDependOnTheirNumber) {
                                  .decode = decode});
         EXPECT_TRUE(Same(some.view().Slice(0, count), all.view().Slice(0, count)))
             << count << " of " << columns << " x " << depth << " " << decode;
+      }
+    }
+  }
+}
+
+// The bits are those of the ops by themselves, and a row's do not depend on the number of rows. The
+// last shapes give a thread block several rounds of groups.
+TYPED_TEST(GemmTest, NormGateAndResidualHaveTheBitsOfTheirOps) {
+  auto& ops = this->backend_.ops;
+  for (const auto& [most, columns, depth] : {Shape{0, 32, 32},
+                                             Shape{6, 10, 24},
+                                             Shape{70, 96, 576},
+                                             Shape{33, 1040, 1088},
+                                             Shape{9, 6352, 128},
+                                             Shape{2, 21136, 64}}) {
+    const auto x = Normal<bf16, 2>({most, depth}, 1);
+    const auto w = Normal<bf16, 2>({columns, depth}, 2);
+    const auto weight = Normal<bf16, 1>({depth}, 3);
+    const auto stream = Normal<bf16, 2>({most, columns}, 4);
+    Matrix matrix{w.view()};
+    ops.Prepare(matrix);
+    Tensor<bf16, 2> normed({most, depth}), out({most, columns}), gated({most, columns / 2});
+    Tensor<bf16, 2> sum({most, columns}), want({most, columns});
+    ops.RmsNorm({.x = x, .residual = {}, .weight = weight, .out = normed, .eps = 1e-6f});
+    for (const bool decode : {false, true}) {
+      ops.Gemm({.x = normed, .w = &matrix, .out = want, .decode = decode});
+      ops.SwiGlu({.gate_up = want, .out = gated});
+      for (int64_t i = 0; i < sum.size(); ++i) {
+        sum.data()[i] = ToBf16(ToFloat(stream.data()[i]) + ToFloat(want.data()[i]));
+      }
+      for (const int64_t rows : {1, 2, 8, 9, 16, 17, 32, 33, 64, 70}) {
+        if (rows > most) break;
+        SCOPED_TRACE(absl::StrCat(rows, " x ", columns, " x ", depth, " ", decode));
+        Tensor<bf16, 2> again({rows, depth}), factors({rows, columns / 2}), added({rows, columns});
+        GemmArgs a{.x = x.view().Slice(0, rows),
+                   .w = &matrix,
+                   .out = out.view().Slice(0, rows),
+                   .decode = decode,
+                   .norm = weight,
+                   .eps = 1e-6f,
+                   .normed = again};
+        ops.Gemm(a);
+        EXPECT_TRUE(Same(a.out, want.view().Slice(0, rows)));
+        a.gated = factors;
+        ops.Gemm(a);
+        EXPECT_TRUE(Same(factors.view(), gated.view().Slice(0, rows)));
+        a.gated = {};
+        std::copy_n(stream.data(), added.size(), added.data());
+        a.residual = added;
+        ops.Gemm(a);
+        EXPECT_TRUE(Same(added.view(), sum.view().Slice(0, rows)));
+        std::copy_n(stream.data(), added.size(), added.data());
+        a.norm = {};
+        a.x = normed.view().Slice(0, rows);
+        ops.Gemm(a);
+        EXPECT_TRUE(Same(added.view(), sum.view().Slice(0, rows)));
       }
     }
   }

@@ -5,10 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <future>
+#include <utility>
 #include <vector>
 
+#include "kernels/device/carver.h"
 #include "tests/testing/compare.h"
 #include "tests/testing/gpu.h"
 #include "tests/testing/paged_kv.h"
@@ -68,6 +71,61 @@ TEST_F(CudaOpsOnGpuTest, MarksAreReachedInOrder) {
   gpu.WaitFor(2);
   EXPECT_GT(gpu.Seconds(0, 1), 0);
   EXPECT_NEAR(gpu.Seconds(0, 2), gpu.Seconds(0, 1) + gpu.Seconds(1, 2), 2e-6);
+}
+
+// At the shapes of Qwen3-8B and 14B, where the variants for different numbers of rows differ most.
+TEST_F(CudaOpsOnGpuTest, DecodeProductsOfTrueShapesHaveTheSameBitsForAnyNumberOfRows) {
+  CudaOps& gpu = *SharedGpu();
+  constexpr int64_t kMost = 64;
+  for (const auto& [features, width] :
+       {std::pair<int64_t, int64_t>{6144, 4096}, {4096, 12288}, {24576, 4096}, {5120, 17408}}) {
+    auto memory = Buffer::Allocate(
+        MemoryKind::kDevice, 2 * (features * width + kMost * (width + features + features / 2)));
+    ASSERT_TRUE(memory.ok());
+    Carver carver(*memory);
+    Matrix w{carver.Take<bf16, 2>({features, width})};
+    const auto x = carver.Take<bf16, 2>({kMost, width});
+    const auto out = carver.Take<bf16, 2>({kMost, features});
+    const auto gated = carver.Take<bf16, 2>({kMost, features / 2});
+    gpu.FillRandom({w.data, 1, 0, width, 0, 1e-6f});
+    gpu.FillRandom({x, 2, 0, width, 0, 1e-4f});
+    Tensor<bf16, 2> all({kMost, features}), some({kMost, features});
+    Tensor<bf16, 2> all_gated({kMost, features / 2}), some_gated({kMost, features / 2});
+    for (const int64_t rows : {64, 1, 2, 3, 8, 9, 16, 17, 32, 33}) {
+      SCOPED_TRACE(::testing::Message() << rows << " x " << features << " x " << width);
+      GemmArgs args{.x = x.Slice(0, rows), .w = &w, .out = out.Slice(0, rows), .decode = true};
+      gpu.Gemm(args);
+      gpu.Download((rows == kMost ? all : some).data(), out.data, args.out.bytes());
+      args.gated = gated.Slice(0, rows);
+      gpu.Gemm(args);
+      gpu.Download((rows == kMost ? all_gated : some_gated).data(), gated.data, args.gated.bytes());
+      gpu.Wait();
+      if (rows == kMost) continue;
+      EXPECT_TRUE(Same(some.view().Slice(0, rows), all.view().Slice(0, rows)));
+      EXPECT_TRUE(Same(some_gated.view().Slice(0, rows), all_gated.view().Slice(0, rows)));
+    }
+  }
+}
+
+// A tile that a row may not see must change nothing of it, not even how its sums are rounded. Sharp
+// scores and many values: what is looked for is a last bit now and then.
+TEST_F(CudaOpsOnGpuTest, PromptRowsDoNotDependOnTheirChunk) {
+  CudaOps& gpu = *SharedGpu();
+  constexpr int32_t kTokens = 2500;
+  const PagedKv kv(1, 40, 2, 128, 1);
+  const auto q = Normal<bf16, 3>({kTokens, 16, 128}, 2);
+  Tensor<bf16, 2> whole({kTokens, 2048}), parts({kTokens, 2048});
+  const auto all = List<PrefillSegment>({{0, kTokens, 0, 0}});
+  gpu.PrefillAttend({q, kv.view(), all, 0.5f, whole});
+  for (const int32_t chunk : {1000, 511, 100, 37}) {
+    for (int32_t first = 0; first < kTokens; first += chunk) {
+      const auto segment =
+          List<PrefillSegment>({{first, std::min(chunk, kTokens - first), 0, first}});
+      gpu.PrefillAttend({q, kv.view(), segment, 0.5f, parts});
+      gpu.Wait();
+    }
+    EXPECT_TRUE(Same(parts.view(), whole.view())) << "in chunks of " << chunk;
+  }
 }
 
 // A graph reads what its arguments' memory holds when it runs, and gives the same bits every time.
