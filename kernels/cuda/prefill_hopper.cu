@@ -79,7 +79,9 @@ struct Softmax {
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
       top = fmaxf(largest[r], top);
       const float shift = top == kNegativeInfinity ? 0 : top * scale;
-      shrink[r] = Exp2(fmaf(largest[r], scale, -shift));
+      // Exactly 1 where nothing larger has come: a tile that a row may not see must not change it,
+      // and largest * scale - shift is not 0 but what rounding the shift has cost.
+      shrink[r] = largest[r] == top ? 1.0f : Exp2(fmaf(largest[r], scale, -shift));
       largest[r] = top;
       float sum = 0;
 #pragma unroll
