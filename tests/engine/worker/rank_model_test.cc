@@ -186,6 +186,30 @@ void ExpectReusable(const v1::InitRequest& request) {
 TEST_F(RankModelTest, AReusedPrefixGivesTheSameTokens) { ExpectReusable<RefOps>(request_); }
 TEST_F(RankModelTest, AReusedPrefixOnTheCpu) { ExpectReusable<CpuOps>(request_); }
 
+// The last position's logits of a prompt of the demo model, bit for bit.
+template <Ops B>
+void ExpectChunksDoNotMatter(const Golden& golden, std::initializer_list<size_t> chunks) {
+  v1::InitRequest request = InitFor(DemoModel());
+  request.set_max_step_tokens(static_cast<uint32_t>(*chunks.begin()));
+  request.set_max_context(20000);
+  request.set_kv_bytes(uint64_t{160} << 20);
+  const std::unique_ptr<RankModel<B>> model = MakeModel<B>(request);
+  RankDriver<B> driver(*model);
+  std::vector<float> whole;
+  for (const size_t chunk : chunks) {
+    driver.Start(0, Attend(v1::ATTENTION_MODE_DENSE));
+    driver.Prompt(0, golden.prompt, chunk);
+    const std::vector<float> logits = LogitsOf(*model, 0);
+    if (whole.empty()) whole = logits;
+    EXPECT_EQ(logits, whole) << golden.prompt.size() << " tokens in chunks of " << chunk;
+    driver.Release(0);
+    driver.Run();
+  }
+}
+TEST(RankChunksTest, DoNotMatterOnTheCpu) {
+  ExpectChunksDoNotMatter<CpuOps>(LoadGoldens()[3], {500, 170, 64});
+}
+
 TEST_F(RankModelTest, FullBudgetEqualsDenseAndIsCounted) {
   const Sequence dense{Ids(260, 1), Attend(v1::ATTENTION_MODE_DENSE)};
   const Trace want = RunAlone(request_, dense, 100);
@@ -337,6 +361,12 @@ TEST_F(RankModelOnGpuTest, ASequenceDoesNotDependOnItsCompany) {
 TEST_F(RankModelOnGpuTest, AReusedPrefixGivesTheSameTokens) {
   ExpectReusable<CudaOps>(request_);
   ExpectReusable<CudaOps>(demo_);
+}
+
+TEST_F(RankModelOnGpuTest, ChunksDoNotMatter) {
+  for (const Golden& golden : LoadGoldens()) {
+    ExpectChunksDoNotMatter<CudaOps>(golden, {2048, 943, 170, 64});
+  }
 }
 
 TEST_F(RankModelOnGpuTest, TwoRanksEqualOne) { ExpectTwoRanksEqualOne<CudaOps>(LoadGoldens()[3]); }
