@@ -240,7 +240,7 @@ __device__ const float* FetchTable(const Params& p, const float* from, int g, fl
 template <int kHeld>
 __global__ void __launch_bounds__(32 * kMostWarps) AppendKvKernel(const Params p) {
   GridTrigger();
-  extern __shared__ __align__(16) float shared[];  // tables [D, r] | a head [D] per warp
+  auto* shared = DynamicShared<float>();  // tables [D, r] | a head [D] per warp
   const int warp = static_cast<int>(threadIdx.x) / 32, g = static_cast<int>(blockIdx.y);
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int64_t first = int64_t{blockIdx.x} * p.tokens_per_block;

@@ -174,7 +174,7 @@ template <int D, int kStages, bool kSelected, int kRanks>
 __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
     AttendKernel(const AttendParams p) {
   GridTrigger();
-  extern __shared__ __align__(128) uint8_t shared[];
+  auto* shared = DynamicShared<uint8_t>();
   __shared__ uint32_t place;
   const int head_tiles = (p.heads + kColumns - 1) / kColumns;
   const int split = static_cast<int>(blockIdx.x), max_splits = static_cast<int>(gridDim.x);
@@ -437,7 +437,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
 // Any head dim, one warp a head: what the fast kernel does not cover.
 template <bool kSelected>
 __global__ void __launch_bounds__(32) AttendAnyKernel(const AttendParams p, int dim) {
-  extern __shared__ __align__(16) float sum[];  // [D]
+  auto* sum = DynamicShared<float>();  // [D]
   const int64_t s = blockIdx.y;
   const int h = static_cast<int>(blockIdx.x), g = h / p.heads;
   GridWait();

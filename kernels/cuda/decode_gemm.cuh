@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kGemmThreads, Shape::kResident)
   constexpr int kXPieces = Shape::kXPieces;
   static_assert(kFinish != Finish::kGate || kGroups % 2 == 0);
   static_assert(!kNorm || (kTiles == 1 && kXPieces == 0));
-  extern __shared__ __align__(128) uint8_t shared[];
+  auto* shared = DynamicShared<uint8_t>();
   GridTrigger();  // the ops that follow wait for the end of this one anyway
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane / 4, t = lane % 4;

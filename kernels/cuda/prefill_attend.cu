@@ -24,7 +24,7 @@ template <int D>
 __global__ void __launch_bounds__(kThreads) PrefillKernel(const PrefillParams p) {
   constexpr int kChunks = D / 4;  // 16-byte pieces of [K | V]
   constexpr int kTileBytes = kBlockPositions * 4 * D;
-  extern __shared__ __align__(128) uint8_t shared[];
+  auto* shared = DynamicShared<uint8_t>();
   GridWait();
   GridTrigger();
   // Later tiles are longer: they go first.
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const PrefillParams p)
 
 // Any head dim, one warp a row and head.
 __global__ void __launch_bounds__(32) PrefillAnyKernel(const PrefillParams p, int dim) {
-  extern __shared__ __align__(16) float sum[];  // [D]
+  auto* sum = DynamicShared<float>();  // [D]
   GridWait();
   GridTrigger();
   PrefillSegment segment;

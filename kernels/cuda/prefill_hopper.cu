@@ -234,7 +234,7 @@ __device__ void Consume(const PrefillParams& p, const Block& b, int head, int gr
 __global__ void __launch_bounds__(kThreads, 1)
     PrefillHopperKernel(const PrefillParams p, const __grid_constant__ CUtensorMap map) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ __align__(1024) uint8_t shared[];
+  auto* shared = DynamicShared<uint8_t>();
   Shared& sh =
       *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(shared) + 1023) & ~uintptr_t{1023});
   if (threadIdx.x == 0) {

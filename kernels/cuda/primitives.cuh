@@ -153,6 +153,12 @@ __device__ inline float Exp2(float x) {
   return y;
 }
 
+// The thread block's memory that the launch asks for.
+template <typename T>
+__device__ inline T* DynamicShared() {
+  extern __shared__ __align__(128) uint8_t dynamic_shared[];
+  return reinterpret_cast<T*>(dynamic_shared);
+}
 __device__ inline uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }

@@ -371,7 +371,7 @@ __device__ void LoadSlice(
 
 template <int kTeam>
 __global__ void __launch_bounds__(kThreads) SampleKernel(const Params p) {
-  extern __shared__ float slice_memory[];
+  auto* slice_memory = DynamicShared<float>();
   __shared__ Shared sh;
   GridTrigger();
   GridWait();

@@ -185,7 +185,7 @@ template <int kTiles>
 __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
     SelectBlocksKernel(const Params p) {
   GridTrigger();
-  extern __shared__ __align__(128) uint8_t shared[];  // the ring of codes, at the end the list
+  auto* shared = DynamicShared<uint8_t>();  // the ring of codes, at the end the list
   using Top = TopK<kThreads>;
   __shared__ typename Top::Scratch scratch;
   __shared__ uint32_t place;

@@ -364,7 +364,7 @@ template <int kRanks>
 __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
     SelectTokensKernel(const Params p) {
   GridTrigger();
-  extern __shared__ __align__(128) uint8_t shared[];
+  auto* shared = DynamicShared<uint8_t>();
   Shared& sh = *reinterpret_cast<Shared*>(shared);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;
