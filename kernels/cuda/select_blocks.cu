@@ -6,8 +6,9 @@
 // of an integer matrix product whose columns are the query heads. The last piece of a (row, KV
 // head) to be done keeps the best.
 //
-// The first codes come in before the queries are there, all but the last block's: its newest code
-// is being written.
+// The first codes come in before the queries are there. Those of the last block do not come at all:
+// it is kept whatever its score, it alone may not be full, and its newest code is still being
+// written.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
@@ -79,10 +80,8 @@ struct Scorer {
     }
   }
 
-  // The key of block quad / 2 of the group. `codes`: part 1 of the blocks in shared memory;
-  // positions of block i at or after `positions` - 64 i do not exist (kWhole: all do).
-  template <bool kWhole>
-  __device__ uint32_t Key(const uint32_t* codes, int positions) const {
+  // The key of block quad / 2 of the group. `codes`: part 1 of the blocks in shared memory.
+  __device__ uint32_t Key(const uint32_t* codes) const {
     const int lane = threadIdx.x % 32, quad = lane / 4;
     float best = kNegativeInfinity;
     int top[kTiles][2 * kGroup];
@@ -95,7 +94,6 @@ struct Scorer {
       const uint4 c1 = *reinterpret_cast<const uint4*>(words + kBlockPositions + 32);
       const uint32_t fine[2][4] = {{f0.x, f0.y, f0.z, f0.w}, {f1.x, f1.y, f1.z, f1.w}};
       const uint32_t coarse[2][4] = {{c0.x, c0.y, c0.z, c0.w}, {c1.x, c1.y, c1.z, c1.w}};
-      const int left = positions - block * kBlockPositions - 4 * quad;  // of this lane's run
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         top[tile][2 * block] = top[tile][2 * block + 1] = INT_MIN;
@@ -108,10 +106,6 @@ struct Scorer {
                                  fine[1][i] >> shift & 0x0f0f0f0fu};
           int c[4];
           MultiplyBytes(c, a, b[tile][0], b[tile][1]);
-          if constexpr (!kWhole) {
-            if (i >= left) c[0] = c[1] = INT_MIN;
-            if (32 + i >= left) c[2] = c[3] = INT_MIN;
-          }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
             top[tile][2 * block + j] = __vimax3_s32(top[tile][2 * block + j], c[j], c[j + 2]);
@@ -195,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   const int64_t s = blockIdx.z, pair = s * p.groups + g;
 
   const DecodeRow row = p.rows[s];  // no kernel of the step writes it
-  const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions, tail = blocks - 1;
+  const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
   constexpr int kTurn = kWarps * kGroup;  // blocks that the warps score at a time
   const int per_piece = (blocks + pieces * kTurn - 1) / (pieces * kTurn) * kTurn;
   const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
@@ -208,21 +202,20 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   };
   int32_t slot_ahead = slot_of(0);
   const uint32_t ring = SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
-  // Starts the copies of the blocks from `from` to before `to` of the warp's group i.
-  auto fetch = [&](int i, int from, int to) {
+  const int fetched_end = min(end, blocks - 1);
+  auto fetch = [&](int i) {
     const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
-      const int block = begin + kTurn * i + k;
       const int64_t slot = __shfl_sync(kAllLanes, slot_ahead, i % 8 * kGroup + k);
-      if (block < from || block >= to) continue;
+      if (begin + kTurn * i + k >= fetched_end) continue;
       CopyAsync16(stage + static_cast<uint32_t>(k * kBlockBytes),
                   p.first + (slot * p.groups + g) * (kBlockBytes / 4) + 4 * lane);
     }
     CopyCommit();
   };
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) fetch(i, 0, min(end, tail));
+  for (int i = 0; i < kStages; ++i) fetch(i);
 
   GridWait();
   if (blocks == 0) {
@@ -231,35 +224,23 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   }
   const int used = (blocks + per_piece - 1) / per_piece;
   if (piece >= used) return;
-  const int late = max(0, tail - begin) / kTurn;  // the group that the last block would be in
-  const bool has_tail =
-      tail >= begin + kTurn * late && tail < min(end, begin + kTurn * late + kGroup);
-  const bool tail_is_late = has_tail && late < kStages;
-  if (tail_is_late) fetch(late, tail, end);
   uint32_t* keys = p.keys + pair * p.table_width;
   const float* turned_scale = p.turned_scale + pair * p.heads;
   const Scorer<kTiles> scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
 #pragma unroll 1
   for (int i = 0; i < mine; ++i) {
-    if (tail_is_late) {
-      CopyWait<0>();
-    } else {
-      CopyWait<kStages - 1>();
-    }
+    CopyWait<kStages - 1>();
     __syncwarp();
     const int first = begin + kTurn * i;
     const auto* codes =
         reinterpret_cast<const uint32_t*>(shared + (warp * kStages + i % kStages) * kGroupBytes);
-    const int positions = row.length - first * kBlockPositions;
-    uint32_t key = positions >= kGroup * kBlockPositions
-                       ? scorer.template Key<true>(codes, positions)
-                       : scorer.template Key<false>(codes, positions);
+    uint32_t key = scorer.Key(codes);
     const int block = first + lane / 8;
     if (gpu::BlockIsForced(block, blocks)) key = kForcedKey;
     if (lane % 8 == 0 && block < end) keys[block] = key;
     __syncwarp();
     if ((i + kStages) % 8 == 0) slot_ahead = slot_of(i + kStages);
-    fetch(i + kStages, 0, end);
+    fetch(i + kStages);
   }
 
   // The last piece to be done keeps the best.
