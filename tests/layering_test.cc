@@ -266,6 +266,7 @@ TEST(LayeringTest, EveryImplementationHasATest) {
       {"kernels/device/host_memory.cc", "tests/kernels/device/buffer_test.cc"},
       {"kernels/device/no_device_memory.cc", "tests/kernels/device/buffer_test.cc"},
       {"kernels/cuda/cuda_ops.cc", "tests/kernels/gemm_test.cc"},
+      {"kernels/cuda/prompt_gemm.cc", "tests/kernels/gemm_test.cc"},
       {"kernels/cuda/devices.cc", "tests/engine/worker/make_cuda_worker_test.cc"},
       {"engine/worker/no_cuda_worker.cc", "tests/engine/worker/make_cuda_worker_test.cc"},
       {"kernels/ref/attend.cc", "tests/kernels/decode_attend_test.cc"},

@@ -2,6 +2,8 @@
 // The CudaOps of the emulated GPU: what its operators and the tests need of it.
 #include "kernels/cuda/state.h"
 
+#include "kernels/cuda/prompt_gemm.h"
+
 namespace asynctls {
 namespace {
 
@@ -11,11 +13,32 @@ View<T, 1> Scratch(std::vector<T>& memory, int64_t count, T content) {
   return {memory.data(), {count}};
 }
 
+template <typename Out, typename Store>
+void Multiply(const View<bf16, 2>& w, const bf16* x, Out* out, int64_t rows, Store store) {
+  const int64_t features = w.dim(0), width = w.dim(1);
+  for (int64_t i = 0; i < rows * features; ++i) {
+    float sum = 0;
+    for (int64_t k = 0; k < width; ++k) {
+      sum += ToFloat(x[i / features * width + k]) * ToFloat(w(i % features, k));
+    }
+    out[i] = store(sum);
+  }
+}
+
 }  // namespace
+
+// In cuBLASLt's place.
+void PromptGemm(CudaOps::State&, const View<bf16, 2>& w, const bf16* x, bf16* out, int64_t rows) {
+  Multiply(w, x, out, rows, ToBf16);
+}
+void PromptGemm(CudaOps::State&, const View<bf16, 2>& w, const bf16* x, float* out, int64_t rows) {
+  Multiply(w, x, out, rows, [](float sum) { return sum; });
+}
 
 CudaOps::CudaOps(std::unique_ptr<State> state) : state_(std::move(state)) {}
 CudaOps::~CudaOps() = default;
 void CudaOps::Wait() {}
+void CudaOps::Prepare(Matrix&) {}
 
 // Counters begin at zero; the rest holds what would be seen in a result. Sizes: those of the op
 // tests' largest problems, and some room.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/emulated_gpu/threads.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -9,12 +10,16 @@
 namespace asynctls::emulated {
 namespace {
 
+constexpr size_t kCopyBytes = 16;
 constexpr size_t kStackBytes = 64 << 10;
 constexpr int kRankShift = 28;
+constexpr char kRubbish = '\xee';
 
 // A thread and what it waits for: that a generation is another than the one it has seen.
 struct Fiber : Thread {
-  ucontext_t context;
+  ucontext_t context;  // to begin with; from then on `place`, which costs no system call
+  jmp_buf place;
+  bool begun = false;
   std::vector<char> stack;
   const uint64_t* generation = nullptr;
   uint64_t seen = 0;
@@ -23,7 +28,7 @@ struct Fiber : Thread {
   bool Ready() const { return !done && (generation == nullptr || *generation != seen); }
 };
 
-ucontext_t scheduler;
+jmp_buf scheduler;
 const std::function<void()>* running;
 
 [[noreturn]] void Fail(const char* what) {
@@ -31,12 +36,24 @@ const std::function<void()>* running;
   std::abort();
 }
 
+void Resume(Fiber& fiber) {
+  current = &fiber;
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.place, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
+}
+
+void GoBack(Fiber& self) {
+  if (_setjmp(self.place) == 0) _longjmp(scheduler, 1);
+}
+
 void WaitForChange(const uint64_t& generation, uint64_t seen) {
   auto* self = static_cast<Fiber*>(current);
   while (generation == seen) {
     self->generation = &generation;
     self->seen = seen;
-    swapcontext(&self->context, &scheduler);
+    GoBack(*self);
   }
   self->generation = nullptr;
 }
@@ -55,7 +72,7 @@ void RunFiber() {
     --barrier->live;
     OpenIfAllAreThere(*barrier);
   }
-  swapcontext(&self->context, &scheduler);
+  GoBack(*self);
 }
 
 void Begin(Fiber& fiber, Block& block, unsigned index) {
@@ -63,13 +80,14 @@ void Begin(Fiber& fiber, Block& block, unsigned index) {
   fiber.lane = static_cast<int>(index) % kWarpLanes;
   fiber.warp = static_cast<int>(index) / kWarpLanes;
   fiber.block = &block;
+  fiber.copies.assign(1, {});
   fiber.generation = nullptr;
-  fiber.done = false;
+  fiber.begun = fiber.done = false;
   fiber.stack.resize(kStackBytes);
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.data();
   fiber.context.uc_stack.ss_size = fiber.stack.size();
-  fiber.context.uc_link = &scheduler;
+  fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, RunFiber, 0);
 }
 
@@ -80,21 +98,20 @@ void RunToTheEnd(std::vector<std::unique_ptr<Fiber>>& fibers, size_t count) {
       Fiber& fiber = *fibers[i];
       if (!fiber.Ready()) continue;
       moved = true;
-      current = &fiber;
-      swapcontext(&scheduler, &fiber.context);
+      Resume(fiber);
       left -= fiber.done;
     }
     if (!moved) Fail("all threads wait for each other");
   }
 }
 
-// What it holds at first is nobody's zeros.
+// What it holds at first is rubbish.
 std::unique_ptr<Block> NewBlock(unsigned threads, size_t shared_bytes) {
   constexpr uintptr_t kAlignment = 1024;
   auto block = std::make_unique<Block>();
   block->warps.resize(threads / kWarpLanes);
   block->barrier.live = static_cast<int>(threads);
-  block->memory.assign(shared_bytes + kAlignment, '\xee');
+  block->memory.assign(shared_bytes + kAlignment, kRubbish);
   const auto begin = reinterpret_cast<uintptr_t>(block->memory.data());
   block->shared = reinterpret_cast<char*>((begin + kAlignment - 1) / kAlignment * kAlignment);
   return block;
@@ -144,6 +161,28 @@ char* AtAddress(uint32_t address) {
 
 uint32_t AddressInRank(uint32_t address, int rank) {
   return (address & ((1u << kRankShift) - 1)) | static_cast<uint32_t>(rank) << kRankShift;
+}
+
+void BeginCopy(uint32_t to, const void* from) {
+  if (to % kCopyBytes != 0) Fail("a copy to an address that is not a multiple of 16");
+  char* at = AtAddress(to);
+  std::memset(at, kRubbish, kCopyBytes);
+  current->copies.back().push_back({at, from});
+}
+
+void CloseCopies() { current->copies.emplace_back(); }
+
+void WaitForCopies(size_t pending) {
+  auto& groups = current->copies;
+  for (; groups.size() > pending + 1; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) {
+      if (copy.from != nullptr) {
+        std::memcpy(copy.to, copy.from, kCopyBytes);
+      } else {
+        std::memset(copy.to, 0, kCopyBytes);
+      }
+    }
+  }
 }
 
 void Run(dim3 grid_size,

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The threads of an emulated GPU: one OS thread runs them all, switching at barriers and wherever a
 // warp exchanges values. The thread blocks of a cluster are there together, clusters come one after
-// the other. What depends on time is not emulated: memory is ordered, copies are done at once, and
-// a kernel ends before the next begins. A deadlock ends the process.
+// the other. Asynchronous copies come as late as they may, and until then there is rubbish. What
+// else depends on time is not emulated: memory is ordered, and a kernel ends before the next
+// begins. A deadlock ends the process.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -46,10 +48,17 @@ struct Block {
   char* shared;  // dynamic shared memory, in `memory`
 };
 
+// An asynchronous copy of 16 bytes; `from` null: of zeros.
+struct Copy {
+  char* to;
+  const void* from;
+};
+
 struct Thread {
   dim3 index;
   int lane, warp;
   Block* block;
+  std::deque<std::vector<Copy>> copies;  // groups not yet waited for; the last is still open
 };
 
 extern Thread* current;
@@ -76,6 +85,12 @@ Lanes<T> Exchange(const T& mine) {
 uint32_t AddressOf(const void* p);
 char* AtAddress(uint32_t address);
 uint32_t AddressInRank(uint32_t address, int rank);
+
+// The current thread's asynchronous copies: one is begun; the open group is closed; all groups but
+// the last `pending` are there.
+void BeginCopy(uint32_t to, const void* from);
+void CloseCopies();
+void WaitForCopies(size_t pending);
 
 // Runs `kernel` as every thread of the grid.
 void Run(dim3 grid_size,

@@ -68,15 +68,15 @@ T* DynamicShared() {
 }
 inline uint32_t SharedAddress(const void* p) { return emulated::AddressOf(p); }
 inline void CopyAsync16(uint32_t to, const void* from, bool valid = true) {
-  if (valid) {
-    std::memcpy(emulated::AtAddress(to), from, 16);
-  } else {
-    std::memset(emulated::AtAddress(to), 0, 16);
-  }
+  emulated::BeginCopy(to, valid ? from : nullptr);
 }
-inline void CopyCommit() {}
+inline uint64_t EvictFirst() { return 0; }
+inline void CopyAsync16(uint32_t to, const void* from, uint64_t) { emulated::BeginCopy(to, from); }
+inline void CopyCommit() { emulated::CloseCopies(); }
 template <int kPending>
-void CopyWait() {}
+void CopyWait() {
+  emulated::WaitForCopies(kPending);
+}
 
 inline void LoadMatrix4(uint32_t (&x)[4], uint32_t address) {
   const auto rows = emulated::Exchange(address);

@@ -23,11 +23,14 @@ struct CudaOps::State {
   }
 
   int major = 9, multiprocessors = 132;
+  int shared_bytes = static_cast<int>(emulated::kMostShared);
   SplitScratch split;
   View<uint32_t, 1> block_keys, scored, token_keys;
   std::vector<float> floats[3];
   std::vector<uint32_t> words[4];
 };
+
+inline bool Aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
 template <typename... P, typename... A>
 void LaunchClusters(const CudaOps::State&,
