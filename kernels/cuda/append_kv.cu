@@ -313,7 +313,6 @@ void CudaOps::AppendKv(const AppendKvArgs& a) {
   const int warps = std::min<int>(kMostWarps, p.tokens_per_block * (p.q_heads / p.kv_heads + 1));
   const size_t shared = sizeof(float) * static_cast<size_t>(p.dim) *
                         (warps + kCodeDirections * (size_t{coded} + size_t{turned}));
-  state_->AllowShared(reinterpret_cast<const void*>(kernel));
   Launch(*state_,
          kernel,
          dim3(static_cast<unsigned>((p.tokens + p.tokens_per_block - 1) / p.tokens_per_block),

@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/attend_plainly.cuh"
 #include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/slots.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/ref/exact.h"
 
@@ -59,8 +60,7 @@ inline AttendParams AttendParamsOf(const View<const bf16, 3>& q,
 inline constexpr int kTile = 16;    // positions
 inline constexpr int kColumns = 8;  // query heads
 inline constexpr int kAttendWarps = 4;
-inline constexpr int kAttendRanks = 8;       // splits of a cluster
-inline constexpr int kSlotsInShared = 2048;  // blocks of a table that come to shared memory
+inline constexpr int kAttendRanks = 8;  // splits of a cluster
 
 template <int D>
 struct WarpAttend {
@@ -209,13 +209,9 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
       SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * Warp::kTileBytes);
   const int32_t* tokens = kSelected ? p.tokens + pair * p.max_tokens : nullptr;
   const int32_t* slots = p.slots + row.lane * p.table_width;
-  if (kSelected && p.table_width <= kSlotsInShared) {
+  if (kSelected) {
     auto* here = reinterpret_cast<int32_t*>(shared + kAttendWarps * kStages * Warp::kTileBytes);
-    const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
-    for (int i = static_cast<int>(threadIdx.x); i < blocks; i += 32 * kAttendWarps) {
-      here[i] = slots[i];
-    }
-    slots = here;
+    slots = FetchSlots(slots, p.table_width, row.length, here);
     __syncthreads();
   }
 
@@ -489,7 +485,6 @@ void LaunchAttend(CudaOps::State& state, AttendParams p, int64_t rows, int dim) 
     const size_t slots = kSelected ? std::min<size_t>(p.table_width, kSlotsInShared) : 0;
     const size_t shared = std::max(kRing + sizeof(int32_t) * slots, sizeof(Joined<D>));
     const auto kernel = AttendKernel<D, kStages, kSelected, kRanks>;
-    state.AllowShared(reinterpret_cast<const void*>(kernel));
     LaunchClusters(state, kRanks, kernel, grid, 32 * kAttendWarps, shared, p);
   };
   dim == 64 ? launch.template operator()<64>() : launch.template operator()<128>();

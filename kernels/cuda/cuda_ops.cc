@@ -53,17 +53,13 @@ CudaOps::State::~State() {
   if (stream != nullptr) cudaStreamDestroy(stream);
 }
 
-void CudaOps::State::AllowShared(const void* kernel) {
-  if (!allowed.insert(kernel).second) return;
+void CudaOps::State::Prepare(const void* kernel) const {
+  if (!prepared.insert(kernel).second) return;
   cudaFuncAttributes attributes;
   CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   CUDA_CHECK(cudaFuncSetAttribute(kernel,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   shared_bytes - static_cast<int>(attributes.sharedSizeBytes)));
-}
-
-void CudaOps::State::PreferShared(const void* kernel) const {
-  if (!preferred.insert(kernel).second) return;
   CUDA_CHECK(cudaFuncSetAttribute(
       kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
 }

@@ -15,7 +15,6 @@ namespace {
 template <typename Shape, bool kNorm, Finish kFinish, typename Out>
 void LaunchDecodeGemm(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
   const auto kernel = DecodeGemmKernel<Shape, kNorm, kFinish, Out>;
-  state.AllowShared(reinterpret_cast<const void*>(kernel));
   constexpr int kMade = FeaturesMade(kFinish, Shape::kGroups);
   Launch(state,
          kernel,

@@ -224,7 +224,6 @@ void CudaOps::PrefillAttend(const PrefillAttendArgs& a) {
   }
   const auto kernel = dim == 64 ? PrefillKernel<64> : PrefillKernel<128>;
   const size_t shared = static_cast<size_t>(kStages * kBlockPositions * 4 * dim);
-  state_->AllowShared(reinterpret_cast<const void*>(kernel));
   const dim3 grid(heads, static_cast<unsigned>(rows / kRows + segments));
   Launch(*state_, kernel, grid, kThreads, shared, p);
 }

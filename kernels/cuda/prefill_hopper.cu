@@ -317,7 +317,6 @@ void LaunchPrefillHopper(CudaOps::State& state,
                          const PrefillParams& p,
                          const View<bf16, 4>& kv,
                          int64_t rows) {
-  state.AllowShared(reinterpret_cast<const void*>(PrefillHopperKernel));
   const dim3 grid(static_cast<unsigned>(p.groups * p.heads),
                   static_cast<unsigned>(rows / kRows + p.segment_count));
   Launch(state, PrefillHopperKernel, grid, kThreads, sizeof(Shared) + 1024, p, DescribeKv(kv));

@@ -453,7 +453,6 @@ void CudaOps::Sample(const SampleArgs& a) {
   const size_t shared = static_cast<size_t>(p.slice) * sizeof(float);
   constexpr size_t kMostShared = 180 << 10;
   if (state_->major >= 9 && shared <= kMostShared) {
-    state_->AllowShared(reinterpret_cast<const void*>(SampleKernel<kRanks>));
     LaunchClusters(*state_,
                    kRanks,
                    SampleKernel<kRanks>,

@@ -311,7 +311,6 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
   const auto kernel = p.heads <= kColumns       ? SelectBlocksKernel<1>
                       : p.heads <= 2 * kColumns ? SelectBlocksKernel<2>
                                                 : SelectBlocksKernel<4>;
-  state_->AllowShared(reinterpret_cast<const void*>(kernel));
   Launch(*state_,
          kernel,
          dim3(static_cast<unsigned>(pieces),

@@ -10,6 +10,7 @@
 // run.
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
+#include "kernels/cuda/slots.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/cuda/top_k.cuh"
 
@@ -22,7 +23,6 @@ constexpr int kMaxHeads = 32;      // of one KV head
 constexpr int kRoundBlocks = 64;   // blocks that a cluster has in shared memory at a time
 constexpr int kSharedKeys = 6144;  // candidates whose keys fit shared memory
 constexpr int kListed = kSharedKeys / kBlockPositions;  // blocks of the list that do
-constexpr int kSlotsHere = 2048;                        // blocks of a table whose slots do
 constexpr int kHeldKeys = 8;  // of a thread: up to 4,096 candidates are ranked in registers
 
 struct Params {
@@ -57,7 +57,7 @@ struct Shared {
   alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
   int touched;
   int32_t list[kListed];
-  int32_t slots[kSlotsHere];
+  int32_t slots[kSlotsInShared];
   alignas(16) uint32_t keys[kSharedKeys];
 };
 
@@ -139,7 +139,7 @@ struct TokenScorer {
 #pragma unroll 1
     for (int own = warp; own < OwnOf(round); own += kWarps) {
       const int block = Listed(first + own), positions = PositionsIn(block);
-      const int64_t slot = p.table_width <= kSlotsHere ? sh.slots[block] : far_slots[block];
+      const int64_t slot = p.table_width <= kSlotsInShared ? sh.slots[block] : far_slots[block];
       const int64_t place = (slot * p.groups + g) * kCodeWords * kBlockPositions;
       const BlockCodes codes(p.first + place, p.second + place);
       int c[4][4];
@@ -364,17 +364,12 @@ template <int kRanks>
 __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
     SelectTokensKernel(const Params p) {
   GridTrigger();
-  auto* shared = DynamicShared<uint8_t>();
-  Shared& sh = *reinterpret_cast<Shared*>(shared);
+  Shared& sh = *DynamicShared<Shared>();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;
   using Top = TopK<kThreads>;
   const DecodeRow row = p.rows[blockIdx.z];  // no kernel of the step writes it, nor the slots
-  if (p.table_width <= kSlotsHere) {
-    const int32_t* slots = p.slots + row.lane * p.table_width;
-    const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
-    for (int i = static_cast<int>(threadIdx.x); i < blocks; i += kThreads) sh.slots[i] = slots[i];
-  }
+  FetchSlots(p.slots + row.lane * p.table_width, p.table_width, row.length, sh.slots);
   Top::Clear(sh.top);
   GridWait();
   const int n = ScoreTokens<kRanks>(p, row, sh);  // candidates
@@ -387,11 +382,10 @@ __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
   // The first thread block keeps the best.
   const int keep = min(max(row.max_tokens, 0), n);
   int32_t* out = p.tokens + pair * p.max_tokens;
-  const float top_p = row.top_p;
   unsigned long long mass = 0, forced_mass = 0;
   auto key_of = [&](float score, int position) {
     const bool forced = gpu::TokenIsForced(position, row.length);
-    if (top_p < 1.0f) {
+    if (row.top_p < 1.0f) {
       mass += gpu::FixedScore(score);
       if (forced) forced_mass += gpu::FixedScore(score);
     }
@@ -401,11 +395,11 @@ __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
     typename Top::Cut cut{0, n};
     if (keep == 0) cut = {kForcedKey, 0};
     if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
-    if (top_p < 1.0f && keep > 0) {
+    if (row.top_p < 1.0f && keep > 0) {
       unsigned long long total, forced_total;
       Top::Scan(sh.top, 1, mass, &total);
       Top::Scan(sh.top, 2, forced_mass, &forced_total);
-      cut = Top::ByMass(sh.top, keys, n, cut, top_p, total, forced_total);
+      cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
     }
     return cut;
   };
@@ -493,7 +487,6 @@ void CudaOps::SelectTokens(const SelectTokensArgs& a) {
                                    : SelectTokensKernel<1>;
   const size_t values = sizeof(uint32_t) * static_cast<size_t>(std::min(p.heads, kColumns)) *
                         kRoundBlocks / ranks * kBlockPositions;
-  state_->AllowShared(reinterpret_cast<const void*>(kernel));
   LaunchClusters(*state_,
                  ranks,
                  kernel,

@@ -38,11 +38,10 @@ struct CudaOps::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  // Lets a kernel use more shared memory than the 48 KiB every GPU gives unasked.
-  void AllowShared(const void* kernel);
-  // Has a kernel run with as much of the cache as can be being shared memory: kernels that differ
+  // Before a kernel's first launch: it may use more shared memory than the 48 KiB every GPU gives
+  // unasked, and runs with as much of the cache as can be being shared memory: kernels that differ
   // in it cannot be on one multiprocessor at a time, and those of a step are to overlap.
-  void PreferShared(const void* kernel) const;
+  void Prepare(const void* kernel) const;
 
   // Most parts that one (row, KV head) is cut into: enough to fill the machine with one row.
   int MaxSplits(int64_t kv_heads) const;
@@ -59,8 +58,7 @@ struct CudaOps::State {
   // cuBLASLt's kernel for a product of this [N, K] and output size, whatever the number of rows.
   std::map<std::tuple<int64_t, int64_t, int>, cublasLtMatmulAlgo_t> algorithms;
 
-  std::unordered_set<const void*> allowed;            // kernels that AllowShared has seen
-  mutable std::unordered_set<const void*> preferred;  // and PreferShared
+  mutable std::unordered_set<const void*> prepared;  // kernels that Prepare has seen
 
   Buffer arena;
   View<uint8_t, 1> gemm_workspace;
@@ -84,7 +82,7 @@ void LaunchClusters(const CudaOps::State& state,
                     unsigned threads,
                     size_t shared_bytes,
                     const A&... args) {
-  state.PreferShared(reinterpret_cast<const void*>(kernel));
+  state.Prepare(reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);

@@ -17,9 +17,8 @@ struct CudaOps::State {
     View<uint32_t, 1> arrived;
   };
 
-  void AllowShared(const void*) {}
   int MaxSplits(int64_t kv_heads) const {
-    return static_cast<int>((2 * multiprocessors + kv_heads - 1) / kv_heads);
+    return static_cast<int>(std::clamp<int64_t>(2 * multiprocessors / kv_heads, 1, 64));
   }
 
   int major = 9, multiprocessors = 132;
