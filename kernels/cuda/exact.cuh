@@ -33,10 +33,9 @@ __device__ inline uint32_t CodeOf(float x) {
   return static_cast<uint32_t>(c < 0.0f ? 0.0f : c > 15.0f ? 15.0f : c);
 }
 
+// Without branches: what is out of range is worked out at its end.
 __device__ inline uint32_t FixedExp2(float y) {
-  if (y >= 0.0f) return kFixedOne;
-  if (!(y >= -24.0f)) return 0;
-  const float n = floorf(y), f = y - n;
+  const float x = fminf(fmaxf(y, -24.0f), 0.0f), n = floorf(x), f = x - n;
   float p = 0x1.ee382ap-10f;
   p = fmaf(p, f, 0x1.260a28p-7f);
   p = fmaf(p, f, 0x1.c9686cp-5f);
@@ -44,7 +43,8 @@ __device__ inline uint32_t FixedExp2(float y) {
   p = fmaf(p, f, 0x1.62e4e2p-1f);
   p = fmaf(p, f, 1.0f);
   const auto exponent = static_cast<uint32_t>(static_cast<int>(n) + 24 + 127);
-  return __float2uint_rn(p * __uint_as_float(exponent << 23));
+  const uint32_t fixed = __float2uint_rn(p * __uint_as_float(exponent << 23));
+  return y >= -24.0f ? fixed : 0;
 }
 
 __device__ inline uint32_t OrderedKey(float score) {

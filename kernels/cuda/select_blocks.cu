@@ -24,7 +24,15 @@ constexpr int kStages = 3;    // groups in flight per warp
 constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
 constexpr int kGroupBytes = kGroup * kBlockBytes;
 constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
-constexpr int kColumns = 8;  // query heads of a product
+constexpr int kColumns = 8;   // query heads of a product
+constexpr int kHeldKeys = 8;  // of a thread: up to 2,048 blocks are ranked in registers
+
+// Scores of blocks by sign, exponent and three bits: numbers are neither in the first bin nor in
+// the last.
+using Bins = KeyBins<0, 20, 4096, 0>;
+using Top = TopK<kThreads, Bins>;
+constexpr int kBinBytes = Bins::kCount * 4;
+static_assert(kBinBytes <= kRingBytes);
 
 struct Params {
   const int32_t* slots;       // [L, M]
@@ -50,13 +58,13 @@ struct Scorer {
   uint32_t b[kTiles][2];  // the codes of the queries, as columns
   float scale[kTiles];    // of the lane's head; NaN: left out
   int zero[kTiles];       // what the product of an all-zero code word would be
-  int turn, shift;
+  uint32_t coarse_factor, fine_factor;
 
   // `code8` [R, r], `turned_scale` [R] in global memory.
   __device__ Scorer(const int8_t* code8, const float* turned_scale, int heads) {
     const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
-    turn = (2 * t - 2) & 31;
-    shift = 4 * (t & 1);
+    coarse_factor = 64u >> 2 * t;
+    fine_factor = t % 2 == 0 ? 16 : 1;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       const int column = tile * kColumns + quad, own = tile * kColumns + 2 * t + quad % 2;
@@ -99,11 +107,13 @@ struct Scorer {
         top[tile][2 * block] = top[tile][2 * block + 1] = INT_MIN;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          // Where a column has no direction (t >= 2 of the fine ones) its bytes meet zeros.
-          const uint32_t a[4] = {__funnelshift_r(coarse[0][i], coarse[0][i], turn) & 0x0c0c0c0cu,
-                                 __funnelshift_r(coarse[1][i], coarse[1][i], turn) & 0x0c0c0c0cu,
-                                 fine[0][i] >> shift & 0x0f0f0f0fu,
-                                 fine[1][i] >> shift & 0x0f0f0f0fu};
+          // The lane's bits of every byte, at its top: 16 times the code. They get there by a
+          // product, for which there are units beside those of masks and maxima. Where a column
+          // has no direction (t >= 2 of the fine ones) its bytes meet zeros.
+          const uint32_t a[4] = {coarse[0][i] * coarse_factor & 0xc0c0c0c0u,
+                                 coarse[1][i] * coarse_factor & 0xc0c0c0c0u,
+                                 fine[0][i] * fine_factor & 0xf0f0f0f0u,
+                                 fine[1][i] * fine_factor & 0xf0f0f0f0u};
           int c[4];
           MultiplyBytes(c, a, b[tile][0], b[tile][1]);
 #pragma unroll
@@ -126,7 +136,7 @@ struct Scorer {
           top[tile][i] = max(keep, __shfl_xor_sync(kAllLanes, give, 4 * half));
         }
       }
-      const float score = static_cast<float>(2 * top[tile][0] + zero[tile]) * scale[tile];
+      const float score = static_cast<float>((top[tile][0] >> 3) + zero[tile]) * scale[tile];
       best = isnan(scale[tile]) ? best : fmaxf(best, score);
     }
     best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 1));
@@ -179,9 +189,8 @@ template <int kTiles>
 __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
     SelectBlocksKernel(const Params p) {
   GridTrigger();
-  auto* shared = DynamicShared<uint8_t>();  // the ring of codes, at the end the list
-  using Top = TopK<kThreads>;
-  __shared__ typename Top::Scratch scratch;
+  auto* shared = DynamicShared<uint8_t>();  // the ring of codes, at the end bins and the list
+  __shared__ Top::Scratch scratch;
   __shared__ uint32_t place;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int pieces = static_cast<int>(gridDim.x), piece = static_cast<int>(blockIdx.x);
@@ -195,27 +204,35 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
   const int mine = max(0, (end - begin + kTurn - 1) / kTurn);  // this warp's groups
   const int32_t* slots = p.slots + row.lane * p.table_width;
-  // The slot of block lane % 4 of the warp's group i + lane / 4.
-  auto slot_of = [&](int i) {
-    const int block = begin + kTurn * (i + lane / kGroup) + lane % kGroup;
-    return block < end ? slots[block] : 0;
-  };
-  int32_t slot_ahead = slot_of(0);
-  const uint32_t ring = SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * kGroupBytes);
+  // Eight lanes copy a block of a group. The slot of the lane's block of group i, -1: none.
   const int fetched_end = min(end, blocks - 1);
-  auto fetch = [&](int i) {
-    const uint32_t stage = ring + static_cast<uint32_t>(i % kStages * kGroupBytes + 16 * lane);
+  auto slot_of = [&](int i) {
+    const int block = begin + kTurn * i + lane / 8;
+    return block < fetched_end ? slots[block] : -1;
+  };
+  const uint8_t* ring = shared + warp * kStages * kGroupBytes;
+  const uint32_t own_part = SharedAddress(ring + lane / 8 * kBlockBytes + lane % 8 * 16);
+  const uint32_t* from = p.first + g * (kBlockBytes / 4) + lane % 8 * 4;
+  const int slot_words = p.groups * (kBlockBytes / 4);
+  auto fetch = [&](int32_t slot, int stage) {
+    if (slot >= 0) {
+      const uint32_t* codes = from + int64_t{slot} * slot_words;
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
-      const int64_t slot = __shfl_sync(kAllLanes, slot_ahead, i % 8 * kGroup + k);
-      if (begin + kTurn * i + k >= fetched_end) continue;
-      CopyAsync16(stage + static_cast<uint32_t>(k * kBlockBytes),
-                  p.first + (slot * p.groups + g) * (kBlockBytes / 4) + 4 * lane);
+      for (int k = 0; k < kBlockBytes / 128; ++k) {
+        CopyAsync16(own_part + static_cast<uint32_t>(stage + 128 * k), codes + 32 * k);
+      }
     }
     CopyCommit();
   };
+  // One group after the other: AppendKv's own reads would wait behind a flood of them.
+  int32_t slot_ahead[kStages];
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) fetch(i);
+  for (int i = 0; i < kStages; ++i) slot_ahead[i] = slot_of(i);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) {
+    fetch(slot_ahead[i], i * kGroupBytes);
+    if (i + 1 < kStages) CopyWait<0>();
+  }
 
   GridWait();
   if (blocks == 0) {
@@ -227,42 +244,50 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   uint32_t* keys = p.keys + pair * p.table_width;
   const float* turned_scale = p.turned_scale + pair * p.heads;
   const Scorer<kTiles> scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
+  int32_t next_slot = slot_of(kStages);
+  int stage = 0;
 #pragma unroll 1
   for (int i = 0; i < mine; ++i) {
+    const int32_t slot = next_slot;
+    next_slot = slot_of(i + kStages + 1);
     CopyWait<kStages - 1>();
     __syncwarp();
-    const int first = begin + kTurn * i;
-    const auto* codes =
-        reinterpret_cast<const uint32_t*>(shared + (warp * kStages + i % kStages) * kGroupBytes);
-    uint32_t key = scorer.Key(codes);
-    const int block = first + lane / 8;
+    uint32_t key = scorer.Key(reinterpret_cast<const uint32_t*>(ring + stage));
+    const int block = begin + kTurn * i + lane / 8;
     if (gpu::BlockIsForced(block, blocks)) key = kForcedKey;
     if (lane % 8 == 0 && block < end) keys[block] = key;
     __syncwarp();
-    if ((i + kStages) % 8 == 0) slot_ahead = slot_of(i + kStages);
-    fetch(i + kStages);
+    fetch(slot, stage);
+    stage = stage + kGroupBytes == kStages * kGroupBytes ? 0 : stage + kGroupBytes;
   }
 
   // The last piece to be done keeps the best.
   __syncthreads();
   if (threadIdx.x == 0) place = ArriveAndCount(&p.scored[pair]);
-  Top::Clear(scratch);
+  auto* bins = reinterpret_cast<uint32_t*>(shared);  // over the ring, which is empty
+  auto* list = reinterpret_cast<int32_t*>(shared + kBinBytes);
+  Top::Clear(scratch, bins);
   __syncthreads();
   if (place != static_cast<uint32_t>(used - 1)) return;
-  CopyWait<0>();
   const int keep = min(max(row.max_blocks, 0), blocks);
-  auto* list = reinterpret_cast<int32_t*>(shared);  // over the ring
-  __syncthreads();
   auto rank = [&](const auto& ranked) {
-    typename Top::Cut cut{0, blocks};  // all
+    Top::Cut cut{0, blocks};  // all
     if (keep == 0) cut = {kForcedKey, 0};
-    if (keep > 0 && keep < blocks) cut = Top::ByCount(scratch, ranked, keep);
+    if (keep > 0 && keep < blocks) {
+      Top::Count(bins, ranked);
+      __syncthreads();
+      const auto counted = [&](int i) { return *reinterpret_cast<const uint4*>(bins + i); };
+      cut = Top::ByCount(scratch, ranked, static_cast<uint32_t>(keep), counted, bins);
+    }
     return Top::Emit(scratch, ranked, cut, [&](int i, int at) { list[at] = i; });
   };
-  const auto load = [&](int i) { return __ldcg(keys + i); };
-  int count = blocks <= 4 * kThreads   ? rank(RegisterKeys<4>(blocks, load))
-              : blocks <= 8 * kThreads ? rank(RegisterKeys<8>(blocks, load))
-                                       : rank(MemoryKeys(keys, blocks));
+  int count;
+  if (blocks <= kHeldKeys * kThreads) {
+    count = rank(RegisterKeys<kHeldKeys>(
+        blocks, (blocks + kThreads - 1) / kThreads, [&](int i) { return __ldcg(keys + i); }));
+  } else {
+    count = rank(MemoryKeys(keys, blocks));
+  }
   __syncthreads();
   if (row.lag != DecodeRow::kExact) {
     count = ExchangeLag(
@@ -306,7 +331,8 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
   const int64_t wanted = std::max<int64_t>(1, room / (rows * groups));
   constexpr int64_t kTurn = kWarps * kGroup;
   const int64_t pieces = std::clamp<int64_t>((max_blocks + kTurn - 1) / kTurn, 1, wanted);
-  const size_t shared = std::max(size_t{kRingBytes}, sizeof(int32_t) * (max_blocks + 8));
+  const size_t shared =
+      std::max(size_t{kRingBytes}, kBinBytes + sizeof(int32_t) * (max_blocks + 8));
   assert(p.heads <= 4 * kColumns);
   const auto kernel = p.heads <= kColumns       ? SelectBlocksKernel<1>
                       : p.heads <= 2 * kColumns ? SelectBlocksKernel<2>

@@ -1,321 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Level 2: scores the whole code of every token in the selected blocks, softmax per query head in
 // fixed point, keeps the best tokens; one cluster of thread blocks a (row, KV head).
-//
-// A warp takes a block of 64 positions: both parts of the code, put together, are the rows of an
-// integer matrix product whose columns are the query heads; the products go to shared memory. From
-// there on a thread has a token: weights when the heads' largest products have gone around the
-// cluster, scores when the sums of the weights have. The scores meet in the first thread block,
-// which keeps the best. Code that runs once is not unrolled: it would take longer to fetch than to
-// run.
-#include "kernels/cuda/exact.cuh"
-#include "kernels/cuda/primitives.cuh"
-#include "kernels/cuda/slots.cuh"
 #include "kernels/cuda/state.h"
-#include "kernels/cuda/top_k.cuh"
+#include "kernels/cuda/token_scorer.cuh"
 
 namespace asynctls {
 namespace {
 
-constexpr int kWarps = 16, kThreads = 32 * kWarps;
-constexpr int kColumns = 8;        // query heads of a product
-constexpr int kMaxHeads = 32;      // of one KV head
-constexpr int kRoundBlocks = 64;   // blocks that a cluster has in shared memory at a time
-constexpr int kSharedKeys = 6144;  // candidates whose keys fit shared memory
-constexpr int kListed = kSharedKeys / kBlockPositions;  // blocks of the list that do
-constexpr int kHeldKeys = 8;  // of a thread: up to 4,096 candidates are ranked in registers
-
-struct Params {
-  const int32_t* slots;   // [L, M]
-  const DecodeRow* rows;  // [S]
-  const uint32_t* first;  // [N, G, 2, P]
-  const uint32_t* second;
-  const int8_t* code8;    // [S, Q, r]
-  const float* scale;     // [S, Q]
-  const int32_t* blocks;  // [S, G, M of out]
-  const int32_t* block_count;
-  int32_t* tokens;  // [S, G, K]
-  int32_t* token_count;
-  int32_t* touched;
-  uint32_t* keys;       // [S, G, M P] in global memory
-  int64_t table_width;  // M
-  int64_t list_width;   // M of out
-  int64_t max_tokens;   // K
-  int groups, heads;
-};
-
-// Shared memory: this, then the products or weights [heads of a tile][tokens of the round here].
-struct Shared {
-  TopK<kThreads>::Scratch top;
-  unsigned long long sum[kMaxHeads];  // of the weights of this thread block
-  unsigned long long warp_sum[kColumns][kWarps];
-  int largest[kMaxHeads];    // of its products
-  float scale[kMaxHeads];    // NaN: left out
-  int zero[kMaxHeads];       // what the product of all-zero codes would be
-  float inverse[kMaxHeads];  // of the sum over the cluster, 0: left out
-  float top_logit[kMaxHeads];
-  alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
-  int touched;
-  int32_t list[kListed];
-  int32_t slots[kSlotsInShared];
-  alignas(16) uint32_t keys[kSharedKeys];
-};
-
-// The codes of one block that a lane needs: positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
-struct BlockCodes {
-  uint32_t coarse[2][4];  // bytes of four coarse directions
-  uint32_t whole[2][4];   // bytes of four fine or last directions
-
-  __device__ BlockCodes(const uint32_t* first, const uint32_t* second) {
-    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
-    const uint32_t* nibbles = t < 2 ? first : second + kBlockPositions;
-    const int turn = (2 * t - 2) & 31;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int at = 32 * j + 4 * quad;
-      const uint4 high = *reinterpret_cast<const uint4*>(first + kBlockPositions + at);
-      const uint4 low = *reinterpret_cast<const uint4*>(second + at);
-      const uint4 nibble = *reinterpret_cast<const uint4*>(nibbles + at);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint32_t h = reinterpret_cast<const uint32_t*>(&high)[i];
-        const uint32_t l = reinterpret_cast<const uint32_t*>(&low)[i];
-        coarse[j][i] = (__funnelshift_r(h, h, turn) & 0x0c0c0c0cu) | (l >> (2 * t) & 0x03030303u);
-        whole[j][i] = reinterpret_cast<const uint32_t*>(&nibble)[i] >> (4 * (t & 1)) & 0x0f0f0f0fu;
-      }
-    }
-  }
-
-  // Products of the heads of one column tile: c[i][0..1] are heads 2 t, 2 t + 1 of position
-  // 4 quad + i, c[i][2..3] the same of position 32 + 4 quad + i.
-  __device__ void Multiply(const int8_t* code8, int heads, int (&c)[4][4]) const {
-    const int lane = threadIdx.x % 32, t = lane % 4, head = lane / 4;
-    uint32_t b0 = 0, b1 = 0;
-    if (head < heads) {
-      const auto* q = reinterpret_cast<const uint32_t*>(code8 + head * kCodeDirections);
-      b0 = q[kFineDirections / 4 + t];
-      b1 = q[t < 2 ? t : (kFineDirections + kCoarseDirections) / 4 + t - 2];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t a[4] = {coarse[0][i], coarse[1][i], whole[0][i], whole[1][i]};
-      MultiplyBytes(c[i], a, b0, b1);
-    }
-  }
-};
-
-// A thread block's part in scoring the tokens of the selected blocks. Blocks are taken in rounds of
-// kRoundBlocks, kOwnBlocks of them here: block `own` of a round is number FirstOf(round) + own of
-// the list.
+// Reads the row's list and queries: what can be read without knowing another thing at once. All
+// threads of the cluster.
 template <int kRanks>
-struct TokenScorer {
-  static constexpr int kOwnBlocks = kRoundBlocks / kRanks;
-  static constexpr int kRow = kOwnBlocks * kBlockPositions;  // products of a head
-
-  const Params& p;
-  Shared& sh;
-  const int length, blocks;
-  const int32_t* far_list;
-  const int32_t* far_slots;
-  uint32_t* far_keys;
-  uint32_t* values;  // [heads][kRow]
-  int warp, lane, rank;
-  int n;              // candidates
-  int column, heads;  // the heads being worked on
-
-  __device__ int Listed(int at) const { return at < kListed ? sh.list[at] : far_list[at]; }
-  __device__ int PositionsIn(int block) const {
-    return min(kBlockPositions, length - block * kBlockPositions);
-  }
-  __device__ int FirstOf(int round) const { return round * kRoundBlocks + rank * kOwnBlocks; }
-  __device__ int OwnOf(int round) const { return min(kOwnBlocks, blocks - FirstOf(round)); }
-  __device__ bool KeysFit() const { return n <= kSharedKeys; }
-
-  // Products of one round to shared memory; their maxima to sh.largest.
-  __device__ void Multiply(int round) {
-    const int t = lane % 4, quad = lane / 4, first = FirstOf(round);
-    const int g = static_cast<int>(blockIdx.y);
-    int top[2] = {INT_MIN, INT_MIN};
-#pragma unroll 1
-    for (int own = warp; own < OwnOf(round); own += kWarps) {
-      const int block = Listed(first + own), positions = PositionsIn(block);
-      const int64_t slot = p.table_width <= kSlotsInShared ? sh.slots[block] : far_slots[block];
-      const int64_t place = (slot * p.groups + g) * kCodeWords * kBlockPositions;
-      const BlockCodes codes(p.first + place, p.second + place);
-      int c[4][4];
-      codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          int4 x;
-          int* product = &x.x;
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const bool there = 32 * half + 4 * quad + i < positions;
-            product[i] = there ? c[i][2 * half + j] : INT_MIN;
-            top[j] = max(top[j], product[i]);
-          }
-          if (2 * t + j >= heads) continue;
-          *reinterpret_cast<int4*>(values + (2 * t + j) * kRow + own * kBlockPositions + 32 * half +
-                                   4 * quad) = x;
-        }
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-#pragma unroll 1
-      for (int i = 4; i < 32; i <<= 1) {
-        top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
-      }
-      if (lane < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
-    }
-  }
-
-  // The round's products to weights, 128 tokens of a head a warp; its sum of them grows.
-  __device__ void Weigh(int round) {
-    constexpr int kRuns = kRow / 128;
-    const int tokens = OwnOf(round) * kBlockPositions;
-#pragma unroll 1
-    for (int item = warp; item < heads * kRuns; item += kWarps) {
-      const int h = item / kRuns, i = item % kRuns * 128 + 4 * lane;
-      const float scale = sh.scale[column + h], largest = sh.top_logit[column + h];
-      const int zero = sh.zero[column + h];
-      const bool there = !isnan(scale);
-      auto weight = [&](uint32_t bits) {
-        const int product = static_cast<int>(bits);
-        const float logit = static_cast<float>(2 * product + zero) * scale;
-        return there && product != INT_MIN ? gpu::FixedExp2((logit - largest) * kLog2E) : 0;
-      };
-      uint4 x = make_uint4(0, 0, 0, 0);
-      if (i < tokens) {
-        auto* at = reinterpret_cast<uint4*>(values + h * kRow + i);
-        x = *at;
-        *at = x = make_uint4(weight(x.x), weight(x.y), weight(x.z), weight(x.w));
-      }
-      const uint32_t sum = (x.x + x.y) + (x.z + x.w);  // 2^26 at most; 32 of them need 64 bits
-      const unsigned long long total =
-          (static_cast<unsigned long long>(__reduce_add_sync(kAllLanes, sum >> 16)) << 16) +
-          __reduce_add_sync(kAllLanes, sum & 0xffffu);
-      if (lane == 0) sh.warp_sum[h][warp] += total;
-    }
-  }
-
-  // The heads' shares to the scores, head by head; four tokens a thread. Positions of the last
-  // block that are not there get scores too, and nobody looks at them.
-  __device__ void Add(int round) {
-    const int first = FirstOf(round) * kBlockPositions, tokens = OwnOf(round) * kBlockPositions;
-#pragma unroll 1
-    for (int i = 4 * static_cast<int>(threadIdx.x); i < tokens; i += 4 * kThreads) {
-      const uint32_t at = ClusterAddress<kRanks>(sh.keys + (KeysFit() ? first + i : 0), 0);
-      auto* far = reinterpret_cast<uint4*>(far_keys + first + i);
-      uint4 x = make_uint4(0, 0, 0, 0);  // of floats
-      if (column > 0) x = KeysFit() ? ClusterLoad4<kRanks>(at) : *far;
-#pragma unroll 1
-      for (int h = 0; h < heads; ++h) {
-        const uint4 weight = *reinterpret_cast<const uint4*>(values + h * kRow + i);
-        const float inverse = sh.inverse[column + h];
-        auto grown = [&](uint32_t w, uint32_t score) {
-          return __float_as_uint(fmaf(__uint2float_rn(w), inverse, __uint_as_float(score)));
-        };
-        x = make_uint4(
-            grown(weight.x, x.x), grown(weight.y, x.y), grown(weight.z, x.z), grown(weight.w, x.w));
-      }
-      if (KeysFit()) {
-        ClusterStore4<kRanks>(at, x);
-      } else {
-        *far = x;
-      }
-    }
-  }
-
-  // The largest logit of each head, from all thread blocks.
-  __device__ void JoinLargest() {
-    ClusterSync<kRanks>();
-    if (static_cast<int>(threadIdx.x) < heads) {
-      const int h = column + static_cast<int>(threadIdx.x);
-      uint32_t of_rank[kRanks];
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        of_rank[r] = ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r));
-      }
-      int largest = INT_MIN;
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) largest = max(largest, static_cast<int>(of_rank[r]));
-      sh.top_logit[h] = static_cast<float>(2 * largest + sh.zero[h]) * sh.scale[h];
-    }
-    __syncthreads();
-  }
-
-  // The inverse of the sum of each head's weights, from all thread blocks.
-  __device__ void JoinSums() {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < heads) {
-      unsigned long long sum = 0;
-#pragma unroll
-      for (int i = 0; i < kWarps; ++i) sum += sh.warp_sum[threadIdx.x][i];
-      sh.sum[column + threadIdx.x] = sum;
-    }
-    ClusterSync<kRanks>();
-    if (static_cast<int>(threadIdx.x) < heads) {
-      const int h = column + static_cast<int>(threadIdx.x);
-      uint32_t low[kRanks], high[kRanks];
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        const uint32_t address = ClusterAddress<kRanks>(&sh.sum[h], r);
-        low[r] = ClusterLoad<kRanks>(address);
-        high[r] = ClusterLoad<kRanks>(address + 4);
-      }
-      unsigned long long z = 0;
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) z += static_cast<unsigned long long>(high[r]) << 32 | low[r];
-      sh.inverse[h] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
-    }
-    __syncthreads();
-  }
-
-  // All of it for heads column .. column + heads. One round stays in shared memory from the
-  // products to the scores; more are computed again.
-  __device__ void Score() {
-    const int rounds = (blocks + kRoundBlocks - 1) / kRoundBlocks;
-    if (lane < kColumns) sh.warp_sum[lane][warp] = 0;
-#pragma unroll 1
-    for (int round = rounds - 1; round >= 0; --round) Multiply(round);
-    JoinLargest();
-#pragma unroll 1
-    for (int round = rounds - 1; round >= 0; --round) {
-      if (rounds > 1) {
-        Multiply(round);
-        __syncthreads();
-      }
-      Weigh(round);
-      if (rounds > 1) __syncthreads();
-    }
-    JoinSums();
-#pragma unroll 1
-    for (int round = 0; round < rounds; ++round) {
-      if (round > 0) {
-        Multiply(round);
-        __syncthreads();
-        Weigh(round);
-        __syncthreads();
-      }
-      Add(round);
-      if (rounds > 1) __syncthreads();
-    }
-    if (!KeysFit()) __threadfence();
-    ClusterSync<kRanks>();
-  }
-};
-
-// From the selected blocks to the scores of their n tokens: in sh.keys of the first thread block if
-// they fit, else in the global keys. Returns n, 0 if nothing is selected. All threads of the
-// cluster.
-template <int kRanks>
-__device__ int ScoreTokens(const Params& p, const DecodeRow& row, Shared& sh) {
+__device__ TokenScorer<kRanks> ReadList(const TokenParams& p,
+                                        const DecodeRow& row,
+                                        TokenShared& sh) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y, head0 = pair * p.heads;
-  // What can be read without knowing another thing is read at once.
   const int32_t* far_list = p.blocks + pair * p.list_width;
   const int at = static_cast<int>(threadIdx.x);
   const int32_t entry = at < kListed && at < p.list_width ? far_list[at] : 0;
@@ -335,7 +34,6 @@ __device__ int ScoreTokens(const Params& p, const DecodeRow& row, Shared& sh) {
   if (at < kListed) sh.list[at] = entry;
   if (at == 0) sh.touched = 0;
   __syncthreads();
-  if (blocks == 0) return 0;
   TokenScorer<kRanks> scorer{.p = p,
                              .sh = sh,
                              .length = row.length,
@@ -348,107 +46,126 @@ __device__ int ScoreTokens(const Params& p, const DecodeRow& row, Shared& sh) {
                              .lane = lane,
                              .rank = static_cast<int>(blockIdx.x),
                              .n = 0,
+                             .ranked = false,
                              .column = 0,
                              .heads = 0};
-  const int last = scorer.Listed(blocks - 1);
-  scorer.n = (blocks - 1) * kBlockPositions + scorer.PositionsIn(last);
-  for (int column = 0; column < p.heads; column += kColumns) {
-    scorer.column = column;
-    scorer.heads = min(kColumns, p.heads - column);
-    scorer.Score();
+  if (blocks > 0) {
+    const int last = scorer.Listed(blocks - 1);
+    scorer.n = (blocks - 1) * kBlockPositions + scorer.PositionsIn(last);
   }
-  return scorer.n;
+  scorer.ranked = scorer.n <= kHeldKeys * kThreads && p.heads <= kColumns && row.top_p >= 1.0f;
+  return scorer;
 }
 
+// Writes the `keep` best of the candidates, whose keys and counts are in shared memory; adds the
+// blocks they lie in to sh.touched. Returns how many there are.
 template <int kRanks>
-__global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
-    SelectTokensKernel(const Params p) {
-  GridTrigger();
-  Shared& sh = *DynamicShared<Shared>();
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;
-  using Top = TopK<kThreads>;
-  const DecodeRow row = p.rows[blockIdx.z];  // no kernel of the step writes it, nor the slots
-  FetchSlots(p.slots + row.lane * p.table_width, p.table_width, row.length, sh.slots);
-  Top::Clear(sh.top);
-  GridWait();
-  const int n = ScoreTokens<kRanks>(p, row, sh);  // candidates
-  if (blockIdx.x != 0) return;
-  if (n == 0) {
-    if (threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
-    return;
+__device__ int KeepRanked(const TokenScorer<kRanks>& scorer, int keep, int32_t* out) {
+  TokenShared& sh = scorer.sh;
+  const int n = scorer.n;
+  // A thread's keys lie in one block of positions, and those of eight threads make it up.
+  const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
+  const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
+                       first % kBlockPositions - first;
+  static_assert(kHeldKeys == 8 && kHeldKeys * kThreads <= kSharedKeys);
+  const uint4 low = *reinterpret_cast<const uint4*>(sh.keys + first);
+  const uint4 high = *reinterpret_cast<const uint4*>(sh.keys + first + 4);
+  const uint32_t held[] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  const RegisterKeys<kHeldKeys> keys(n, kHeldKeys, [&](int i) { return held[i - first]; });
+  Top::Cut cut{0, n};  // all
+  if (keep == 0) cut = {kForcedKey, 0};
+  if (keep > 0 && keep < n) {
+    const auto counted = [&](int i) { return scorer.Counted(i); };
+    cut = Top::ByCount(sh.top, keys, static_cast<uint32_t>(keep), counted, sh.bins);
   }
+  bool any = false;
+  const int count = Top::Emit(sh.top, keys, cut, [&](int i, int at) {
+    out[at] = position + i;
+    any = true;
+  });
+  uint32_t lanes = __ballot_sync(kAllLanes, any);
+  lanes |= lanes >> 4;
+  lanes |= lanes >> 2;
+  lanes |= lanes >> 1;
+  const int touched = __popc(lanes & 0x01010101u);
+  if (threadIdx.x % 32 == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+  return count;
+}
 
-  // The first thread block keeps the best.
-  const int keep = min(max(row.max_tokens, 0), n);
-  int32_t* out = p.tokens + pair * p.max_tokens;
+// The same for any number of candidates, of which there are the scores alone, and with top_p.
+template <int kRanks>
+__device__ int KeepScored(const TokenScorer<kRanks>& scorer,
+                          const DecodeRow& row,
+                          int keep,
+                          int32_t* out) {
+  TokenShared& sh = scorer.sh;
+  const int n = scorer.n;
+  uint32_t* keys = scorer.KeysFit() ? sh.keys : scorer.far_keys;
+  auto position_of = [&](int i) {
+    return scorer.Listed(i / kBlockPositions) * kBlockPositions + i % kBlockPositions;
+  };
   unsigned long long mass = 0, forced_mass = 0;
-  auto key_of = [&](float score, int position) {
-    const bool forced = gpu::TokenIsForced(position, row.length);
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+    const float score = __uint_as_float(scorer.KeysFit() ? keys[i] : __ldcg(keys + i));
+    const bool forced = gpu::TokenIsForced(position_of(i), row.length);
     if (row.top_p < 1.0f) {
       mass += gpu::FixedScore(score);
       if (forced) forced_mass += gpu::FixedScore(score);
     }
-    return forced ? kForcedKey : gpu::OrderedKey(score);
-  };
-  auto cut_of = [&](const auto& keys) {
-    typename Top::Cut cut{0, n};
-    if (keep == 0) cut = {kForcedKey, 0};
-    if (keep > 0 && keep < n) cut = Top::ByCount(sh.top, keys, keep);
-    if (row.top_p < 1.0f && keep > 0) {
-      unsigned long long total, forced_total;
-      Top::Scan(sh.top, 1, mass, &total);
-      Top::Scan(sh.top, 2, forced_mass, &forced_total);
-      cut = Top::ByMass(sh.top, keys, n, cut, row.top_p, total, forced_total);
-    }
-    return cut;
-  };
-  int count;
-  if (n <= kHeldKeys * kThreads) {
-    // A thread's keys lie in one block of positions, and those of eight threads make it up.
-    const int first = static_cast<int>(threadIdx.x) * kHeldKeys;
-    const int position = (first < n ? sh.list[first / kBlockPositions] : 0) * kBlockPositions +
-                         first % kBlockPositions - first;
-    static_assert(kHeldKeys == 8 && kHeldKeys * kThreads <= kSharedKeys);
-    const uint4 low = *reinterpret_cast<const uint4*>(sh.keys + first);
-    const uint4 high = *reinterpret_cast<const uint4*>(sh.keys + first + 4);
-    const uint32_t scores[] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    const RegisterKeys<kHeldKeys> keys(
-        n, [&](int i) { return key_of(__uint_as_float(scores[i - first]), position + i); });
-    bool any = false;
-    count = Top::Emit(sh.top, keys, cut_of(keys), [&](int i, int at) {
-      out[at] = position + i;
-      any = true;
-    });
-    uint32_t lanes = __ballot_sync(kAllLanes, any);
-    lanes |= lanes >> 4;
-    lanes |= lanes >> 2;
-    lanes |= lanes >> 1;
-    const int touched = __popc(lanes & 0x01010101u);
-    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
-  } else {
-    const bool here = n <= kSharedKeys;
-    uint32_t* keys = here ? sh.keys : p.keys + pair * p.table_width * kBlockPositions;
-    const int32_t* list = p.blocks + pair * p.list_width;
-    auto position_of = [&](int i) {
-      return list[i / kBlockPositions] * kBlockPositions + i % kBlockPositions;
-    };
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
-      keys[i] = key_of(__uint_as_float(here ? keys[i] : __ldcg(keys + i)), position_of(i));
-    }
-    __syncthreads();
-    const MemoryKeys all(keys, n);
-    count = Top::Emit(sh.top, all, cut_of(all), [&](int i, int at) { out[at] = position_of(i); });
-    __syncthreads();
-    int touched = 0;
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
-      touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
-    }
-    touched = __reduce_add_sync(kAllLanes, touched);
-    if (lane == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+    keys[i] = forced ? kForcedKey : gpu::OrderedKey(score);
   }
+  __syncthreads();
+  const MemoryKeys all(keys, n);
+  Top::Cut cut{0, n};
+  if (keep == 0) cut = {kForcedKey, 0};
+  if (keep > 0 && keep < n) {
+    Top::Count(sh.bins, all);
+    __syncthreads();
+    const auto counted = [&](int i) { return *reinterpret_cast<const uint4*>(sh.bins + i); };
+    cut = Top::ByCount(sh.top, all, static_cast<uint32_t>(keep), counted, sh.bins);
+  }
+  if (row.top_p < 1.0f && keep > 0) {
+    unsigned long long total, forced_total;
+    Top::Scan(sh.top, 2, mass, &total);
+    Top::Scan(sh.top, 3, forced_mass, &forced_total);
+    cut = Top::ByMass(sh.top, all, n, cut, row.top_p, total, forced_total);
+  }
+  const int count = Top::Emit(sh.top, all, cut, [&](int i, int at) { out[at] = position_of(i); });
+  __syncthreads();
+  int touched = 0;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    touched += i == 0 || out[i] / kBlockPositions != out[i - 1] / kBlockPositions;
+  }
+  touched = __reduce_add_sync(kAllLanes, touched);
+  if (threadIdx.x % 32 == 0 && touched > 0) atomicAdd(&sh.touched, touched);
+  return count;
+}
+
+template <int kRanks>
+__global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
+    SelectTokensKernel(const TokenParams p) {
+  GridTrigger();
+  TokenShared& sh = *DynamicShared<TokenShared>();
+  const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;
+  const DecodeRow row = p.rows[blockIdx.z];  // no kernel of the step writes it, nor the slots
+  FetchSlots(p.slots + row.lane * p.table_width, p.table_width, row.length, sh.slots);
+  Top::Clear(sh.top, sh.bins);
+  GridWait();
+  TokenScorer<kRanks> scorer = ReadList<kRanks>(p, row, sh);
+  if (scorer.n == 0) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) p.token_count[pair] = p.touched[pair] = 0;
+    return;
+  }
+  scorer.ScoreAll();
+  if (blockIdx.x != 0) return;
+
+  // The first thread block keeps the best.
+  const int keep = min(max(row.max_tokens, 0), scorer.n);
+  int32_t* out = p.tokens + pair * p.max_tokens;
+  const int count =
+      scorer.ranked ? KeepRanked(scorer, keep, out) : KeepScored(scorer, row, keep, out);
   __syncthreads();
   if (threadIdx.x == 0) {
     p.token_count[pair] = count;
@@ -461,23 +178,23 @@ __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
 void CudaOps::SelectTokens(const SelectTokensArgs& a) {
   if (a.rows.empty()) return;
   const auto groups = static_cast<int>(a.out.block_count.dim(1));
-  const Params p{.slots = a.slot_table.data,
-                 .rows = a.rows.data,
-                 .first = a.codes.first.data,
-                 .second = a.codes.second.data,
-                 .code8 = a.turned.code8.data,
-                 .scale = a.turned.scale.data,
-                 .blocks = a.out.blocks.data,
-                 .block_count = a.out.block_count.data,
-                 .tokens = a.out.tokens.data,
-                 .token_count = a.out.token_count.data,
-                 .touched = a.out.touched.data,
-                 .keys = state_->token_keys.data,
-                 .table_width = a.slot_table.dim(1),
-                 .list_width = a.out.blocks.dim(2),
-                 .max_tokens = a.out.tokens.dim(2),
-                 .groups = groups,
-                 .heads = static_cast<int>(a.turned.code8.dim(1)) / groups};
+  const TokenParams p{.slots = a.slot_table.data,
+                      .rows = a.rows.data,
+                      .first = a.codes.first.data,
+                      .second = a.codes.second.data,
+                      .code8 = a.turned.code8.data,
+                      .scale = a.turned.scale.data,
+                      .blocks = a.out.blocks.data,
+                      .block_count = a.out.block_count.data,
+                      .tokens = a.out.tokens.data,
+                      .token_count = a.out.token_count.data,
+                      .touched = a.out.touched.data,
+                      .keys = state_->token_keys.data,
+                      .table_width = a.slot_table.dim(1),
+                      .list_width = a.out.blocks.dim(2),
+                      .max_tokens = a.out.tokens.dim(2),
+                      .groups = groups,
+                      .heads = static_cast<int>(a.turned.code8.dim(1)) / groups};
   assert(p.heads <= kMaxHeads);
   // Large clusters while the machine has room for them: integers, so that it cannot matter.
   const int64_t pairs = a.rows.dim(0) * groups, room = state_->multiprocessors;
@@ -487,12 +204,13 @@ void CudaOps::SelectTokens(const SelectTokensArgs& a) {
                                    : SelectTokensKernel<1>;
   const size_t values = sizeof(uint32_t) * static_cast<size_t>(std::min(p.heads, kColumns)) *
                         kRoundBlocks / ranks * kBlockPositions;
+  const size_t bins = sizeof(uint32_t) * Bins::kCount * (ranks - 1);
   LaunchClusters(*state_,
                  ranks,
                  kernel,
                  dim3(ranks, static_cast<unsigned>(groups), static_cast<unsigned>(a.rows.dim(0))),
                  kThreads,
-                 sizeof(Shared) + values,
+                 sizeof(TokenShared) + values + bins,
                  p);
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exact selection of the best by one thread block: the rule of RankKey (kernels/ref/exact.h) over
-// ordered keys, ties to the lower index, results in index order. Radix selection: the keys' common
-// leading bits are skipped, then eight bits are settled per pass, one barrier each, until so few
-// keys are in question that each can be compared with all of them.
+// ordered keys, ties to the lower index, results in index order. The keys are counted in bins so
+// narrow that the one in which the cut lies holds few of them, and those are compared with each
+// other. Where it holds many (ties, keys of odd sizes), the cut is found eight bits at a time.
 //
 // Keys are given as an object that walks through a thread's share of them, a run of neighbouring
 // indices: RegisterKeys, or MemoryKeys where there are more than registers.
@@ -21,10 +21,10 @@ struct RegisterKeys {
   uint32_t key[kPer];
   int first, count;  // of this thread
 
-  // Requires: n <= kPer * threads; `load(i)` gives key i.
+  // `run`: keys of a thread. Requires: run <= kPer, n <= run * threads; `load(i)` gives key i.
   template <typename Load>
-  __device__ RegisterKeys(int n, Load load)
-      : first(static_cast<int>(threadIdx.x) * kPer), count(min(kPer, n - first)) {
+  __device__ RegisterKeys(int n, int run, Load load)
+      : first(static_cast<int>(threadIdx.x) * run), count(min(run, n - first)) {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) key[i] = i < count ? load(first + i) : 0;
   }
@@ -54,11 +54,24 @@ struct MemoryKeys {
   }
 };
 
-template <int kThreads>
+// Bins of 2^kShiftOf keys from kLowestOf on: all keys below are in the first, all above in the
+// last. kFirst: the only key that the first one can hold.
+template <uint32_t kLowestOf, int kShiftOf, int kCountOf, uint32_t kFirstOf>
+struct KeyBins {
+  static constexpr int kCount = kCountOf;
+  static constexpr uint32_t kFirst = kFirstOf;
+  __device__ static int Of(uint32_t key) {
+    return min(static_cast<int>((max(key, kLowestOf) - kLowestOf) >> kShiftOf), kCount - 1);
+  }
+};
+
+// `Bins`: a KeyBins whose last bin can hold forced keys alone.
+template <int kThreads, typename Bins>
 struct TopK {
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kPasses = 4;
-  static constexpr int kFew = 64;
+  static constexpr int kFew = 256;
+  static constexpr int kDigits = 256;
+  static_assert(kFew <= kThreads && kDigits <= kThreads && Bins::kCount % (4 * kThreads) == 0);
 
   // What is kept: every key above `threshold`, and the first `equal` that are equal to it.
   struct Cut {
@@ -66,25 +79,29 @@ struct TopK {
     int equal;
   };
 
-  // Shared memory. One call of ByCount, ByMass or Emit each between two calls of Clear.
-  struct Scratch {
-    alignas(16) uint32_t count[kPasses][256];
-    alignas(16) uint32_t few[kFew];  // keys in question
-    unsigned long long mass[256];
-    unsigned long long warp_total[4][kWarps];
-    uint32_t low[kWarps], high[kWarps], forced[kWarps];
-    uint32_t few_count;
-    Cut cut;
-    uint32_t digit;
-    unsigned long long above;
+  // Where the cut lies: a bin or digit, how many of its keys are kept, how many it has.
+  struct Place {
+    int bin;
+    uint32_t kept, count;
   };
 
-  // A barrier must lie between this and what comes after.
-  __device__ static void Clear(Scratch& s) {
-    for (int i = static_cast<int>(threadIdx.x); i < kPasses * 256; i += kThreads) {
-      (&s.count[0][0])[i] = 0;
+  // Shared memory. One call of ByCount, ByMass or Emit each between two calls of Clear.
+  struct Scratch {
+    alignas(16) uint32_t few[kFew];  // keys in question
+    unsigned long long mass[kDigits];
+    unsigned long long warp_total[4][kWarps];
+    uint32_t few_count;
+    Place place;
+    Cut cut;
+  };
+
+  // Clears the scratch memory and `bins` [Bins::kCount]. A barrier must lie between this and what
+  // comes after.
+  __device__ static void Clear(Scratch& s, uint32_t* bins) {
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < Bins::kCount; i += 4 * kThreads) {
+      *reinterpret_cast<uint4*>(bins + i) = make_uint4(0, 0, 0, 0);
     }
-    for (int i = static_cast<int>(threadIdx.x); i < kFew; i += kThreads) s.few[i] = 0;
+    if (static_cast<int>(threadIdx.x) < kFew) s.few[threadIdx.x] = 0;
     if (threadIdx.x == 0) s.few_count = 0;
   }
 
@@ -97,107 +114,82 @@ struct TopK {
 #pragma unroll
     for (int i = 1; i < 32; i <<= 1) {
       const T y = __shfl_up_sync(kAllLanes, sum, i);
-      if (lane >= i) sum += y;
+      sum += lane >= i ? y : 0;
     }
     if (lane == 31) warp_total[warp] = sum;
     __syncthreads();
     T before = 0, all = 0;
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) {
-      if (i == warp) before = all;
+      before += i < warp ? warp_total[i] : 0;
       all += warp_total[i];
     }
     *total = all;
     return before + sum - x;
   }
 
-  // The cut that keeps the `keep` best of n keys, 0 < keep < n.
-  template <typename Keys>
-  __device__ static Cut ByCount(Scratch& s, const Keys& keys, int keep) {
-    const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    uint32_t low = ~0u, high = 0, forced = 0;
-    keys.Each([&](int, uint32_t key) {
-      const bool is_forced = key == kForcedKey;
-      forced += is_forced;
-      low = min(low, is_forced ? ~0u : key);
-      high = max(high, is_forced ? 0u : key);
-    });
-    low = __reduce_min_sync(kAllLanes, low);
-    high = __reduce_max_sync(kAllLanes, high);
-    forced = __reduce_add_sync(kAllLanes, forced);
-    if (lane == 0) {
-      s.low[warp] = low;
-      s.high[warp] = high;
-      s.forced[warp] = forced;
-    }
-    __syncthreads();
-    low = __reduce_min_sync(kAllLanes, lane < kWarps ? s.low[lane] : ~0u);
-    high = __reduce_max_sync(kAllLanes, lane < kWarps ? s.high[lane] : 0u);
-    forced = __reduce_add_sync(kAllLanes, lane < kWarps ? s.forced[lane] : 0u);
-    if (static_cast<int>(forced) >= keep) return {kForcedKey, keep};
-    uint32_t left = static_cast<uint32_t>(keep) - forced;
-    // Bits above `shift` are settled: all keys in question share `prefix` there.
-    int shift = 32 - __clz(static_cast<int>(low ^ high));
-    uint32_t prefix = shift == 32 ? 0 : high >> shift << shift;
-#pragma unroll 1
-    for (int pass = 0; shift > 0; ++pass) {
-      const int bits = min(shift, 8), next = shift - bits;
-      uint32_t* count = s.count[pass];
-      keys.Each([&](int, uint32_t key) {
-        const bool asked = key != kForcedKey && (shift == 32 || (key ^ prefix) >> shift == 0);
-        if (asked) atomicAdd(&count[key >> next & ((1u << bits) - 1)], 1u);
-      });
-      __syncthreads();
-      // Every warp looks for the digit by itself. Lane i has digits 8 i' .. 8 i' + 7, i' = 31 - i:
-      // the sum runs from the top.
-      const int base = (31 - lane) * 8;
-      const uint4 a = *reinterpret_cast<const uint4*>(count + base);
-      const uint4 b = *reinterpret_cast<const uint4*>(count + base + 4);
-      const uint32_t own[8] = {b.w, b.z, b.y, b.x, a.w, a.z, a.y, a.x};
-      uint32_t sum = 0;
+  // The place of the `keep`th best, thread i having `own` bins from the kPer * i th last one on,
+  // downwards. For all threads, after a barrier.
+  template <int kPer>
+  __device__ static Place Find(Scratch& s, const uint32_t (&own)[kPer], int bins, uint32_t keep) {
+    uint32_t sum = 0, total;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sum += own[i];
-      uint32_t above = sum;
+    for (int i = 0; i < kPer; ++i) sum += own[i];
+    uint32_t at = Scan(s, 0, sum, &total);
+    if (at < keep && at + sum >= keep) {
+      int bin = 0;
+      uint32_t kept = 0, count = 0;
 #pragma unroll
-      for (int i = 1; i < 32; i <<= 1) {
-        const uint32_t y = __shfl_up_sync(kAllLanes, above, i);
-        if (lane >= i) above += y;
-      }
-      above -= sum;
-      const bool here = above < left && above + sum >= left;
-      uint32_t digit = 0, at = above, found = 0, in_question = 0;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        if (at < left && at + own[i] >= left) {
-          digit = static_cast<uint32_t>(base + 7 - i);
-          found = at;
-          in_question = own[i];
-        }
+      for (int i = 0; i < kPer; ++i) {
+        const bool here = at < keep && at + own[i] >= keep;
+        bin = here ? i : bin;
+        kept = here ? keep - at : kept;
+        count = here ? own[i] : count;
         at += own[i];
       }
-      const int owner = __ffs(static_cast<int>(__ballot_sync(kAllLanes, here))) - 1;
-      digit = __shfl_sync(kAllLanes, digit, owner);
-      left -= __shfl_sync(kAllLanes, found, owner);
-      in_question = __shfl_sync(kAllLanes, in_question, owner);
-      prefix |= digit << next;
-      shift = next;
-      if (shift > 0 && in_question <= kFew) {
-        return AmongFew(s, keys, prefix, shift, static_cast<int>(in_question), left);
-      }
+      s.place = {bins - 1 - kPer * static_cast<int>(threadIdx.x) - bin, kept, count};
     }
-    return {prefix, static_cast<int>(left)};
+    __syncthreads();
+    return s.place;
   }
 
-  // The same where `n` keys, at most kFew, are in question, those that share `prefix` above
-  // `shift`: each is compared with all.
+  // Counts the keys in `bins`. A barrier must follow.
   template <typename Keys>
-  __device__ static Cut AmongFew(
-      Scratch& s, const Keys& keys, uint32_t prefix, int shift, int n, uint32_t keep) {
+  __device__ static void Count(uint32_t* bins, const Keys& keys) {
+    keys.Each([&](int, uint32_t key) { atomicAdd(&bins[Bins::Of(key)], 1u); });
+  }
+
+  // The cut that keeps the `keep` best of n keys, 0 < keep < n. `counted(i)`: how many keys are in
+  // the bins i .. i + 3; `scratch_bins`: as many words as digits.
+  template <typename Keys, typename Counted>
+  __device__ static Cut ByCount(
+      Scratch& s, const Keys& keys, uint32_t keep, Counted counted, uint32_t* scratch_bins) {
+    constexpr int kPer = Bins::kCount / kThreads;
+    const int last = Bins::kCount - kPer * static_cast<int>(threadIdx.x);
+    uint32_t own[kPer];
+#pragma unroll
+    for (int i = 0; i < kPer; i += 4) {
+      const uint4 x = counted(last - 4 - i);
+      own[i] = x.w;
+      own[i + 1] = x.z;
+      own[i + 2] = x.y;
+      own[i + 3] = x.x;
+    }
+    const Place place = Find(s, own, Bins::kCount, keep);
+    if (place.bin == Bins::kCount - 1) return {kForcedKey, static_cast<int>(place.kept)};
+    if (place.bin == 0) return {Bins::kFirst, static_cast<int>(place.kept)};
+    if (place.count <= kFew) return AmongFew(s, keys, place);
+    return ByDigits(s, keys, keep, scratch_bins);
+  }
+
+  // The keys of one bin compared with each other.
+  template <typename Keys>
+  __device__ static Cut AmongFew(Scratch& s, const Keys& keys, const Place& place) {
     keys.Each([&](int, uint32_t key) {
-      if (key == kForcedKey || (key ^ prefix) >> shift != 0) return;
-      s.few[atomicAdd(&s.few_count, 1u)] = key;
+      if (Bins::Of(key) == place.bin) s.few[atomicAdd(&s.few_count, 1u)] = key;
     });
     __syncthreads();
+    const int n = static_cast<int>(place.count);
     if (static_cast<int>(threadIdx.x) < n) {
       const uint32_t own = s.few[threadIdx.x];
       uint32_t above = 0, equal = 0;
@@ -205,7 +197,7 @@ struct TopK {
         above += key > own;
         equal += key == own;
       };
-#pragma unroll 4
+#pragma unroll 1
       for (int i = 0; i < n; i += 4) {  // those that are not there are 0 and none of the best
         const uint4 four = *reinterpret_cast<const uint4*>(s.few + i);
         compare(four.x);
@@ -213,10 +205,35 @@ struct TopK {
         compare(four.z);
         compare(four.w);
       }
-      if (above < keep && above + equal >= keep) s.cut = {own, static_cast<int>(keep - above)};
+      if (above < place.kept && above + equal >= place.kept) {
+        s.cut = {own, static_cast<int>(place.kept - above)};
+      }
     }
     __syncthreads();
     return s.cut;
+  }
+
+  // Whatever the keys are: eight bits settled per pass.
+  template <typename Keys>
+  __device__ static Cut ByDigits(Scratch& s, const Keys& keys, uint32_t keep, uint32_t* count) {
+    const int digit_of_thread = kDigits - 1 - static_cast<int>(threadIdx.x);
+    uint32_t prefix = 0;
+#pragma unroll 1
+    for (int shift = 24; shift >= 0; shift -= 8) {
+      if (digit_of_thread >= 0) count[digit_of_thread] = 0;
+      __syncthreads();
+      keys.Each([&](int, uint32_t key) {
+        const bool asked = shift == 24 || (key ^ prefix) >> (shift + 8) == 0;
+        if (asked) atomicAdd(&count[key >> shift & (kDigits - 1)], 1u);
+      });
+      __syncthreads();
+      const uint32_t own[1] = {digit_of_thread >= 0 ? count[digit_of_thread] : 0};
+      const Place place = Find(s, own, kDigits, keep);
+      prefix |= static_cast<uint32_t>(place.bin) << shift;
+      keep = place.kept;
+      __syncthreads();
+    }
+    return {prefix, static_cast<int>(keep)};
   }
 
   // Tightens `cut` (of keys that are scores, or forced) to the smallest set, best first, that holds
@@ -235,27 +252,27 @@ struct TopK {
         static_cast<unsigned long long>(static_cast<double>(top_p) * static_cast<double>(total));
     if (forced_total >= needed) return {kForcedKey, n};
     unsigned long long left = needed - forced_total;
+    __shared__ unsigned long long above;
+    __shared__ uint32_t digit;
     uint32_t prefix = 0;
 #pragma unroll 1
-    for (int shift = 32; shift > 0; shift -= 8) {
-      for (int i = static_cast<int>(threadIdx.x); i < 256; i += kThreads) s.mass[i] = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+      if (static_cast<int>(threadIdx.x) < kDigits) s.mass[threadIdx.x] = 0;
       __syncthreads();
       keys.Each([&](int, uint32_t key) {
-        if (key == kForcedKey || (shift < 32 && (key ^ prefix) >> shift != 0)) return;
-        atomicAdd(&s.mass[key >> (shift - 8) & 255],
+        if (key == kForcedKey || (shift < 24 && (key ^ prefix) >> (shift + 8) != 0)) return;
+        atomicAdd(&s.mass[key >> shift & (kDigits - 1)],
                   static_cast<unsigned long long>(gpu::FixedScore(gpu::ScoreOfKey(key))));
       });
       __syncthreads();
       if (threadIdx.x == 0) {
-        unsigned long long above = 0;
-        int digit = 255;
+        above = 0;
+        digit = kDigits - 1;
         while (digit > 0 && above + s.mass[digit] < left) above += s.mass[digit--];
-        s.digit = static_cast<uint32_t>(digit);
-        s.above = above;
       }
       __syncthreads();
-      prefix |= s.digit << (shift - 8);
-      left -= s.above;
+      prefix |= digit << shift;
+      left -= above;
       __syncthreads();
     }
     if (prefix < cut.threshold) return cut;
@@ -278,7 +295,7 @@ struct TopK {
     constexpr int kHalf = 4 * sizeof(Counts);
     constexpr Counts kLow = (Counts{1} << kHalf) - 1;
     Counts total;
-    const Counts before = Scan(s, 0, static_cast<Counts>(Counts{above} << kHalf | equal), &total);
+    const Counts before = Scan(s, 1, static_cast<Counts>(Counts{above} << kHalf | equal), &total);
     const auto limit = static_cast<uint32_t>(cut.equal);
     uint32_t above_before = static_cast<uint32_t>(before >> kHalf);
     uint32_t equal_before = static_cast<uint32_t>(before & kLow);
