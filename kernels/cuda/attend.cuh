@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/cuda/attend_plainly.cuh"
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/slots.cuh"
 #include "kernels/cuda/state.h"
@@ -96,8 +97,14 @@ struct WarpAttend {
     }
   }
 
-  // Adds the first `count` rows of a tile.
+  // Adds the first `count` rows of a tile: first by its keys, then by its values.
   __device__ void Add(uint32_t tile, int count, float scale) {
+    uint32_t weights[2];
+    AddKeys(tile, count, scale, weights);
+    AddValues(tile, weights);
+  }
+  // `weights`: of the rows, for AddValues.
+  __device__ void AddKeys(uint32_t tile, int count, float scale, uint32_t (&weights)[2]) {
     const int lane = threadIdx.x % 32;
     float s[4] = {0, 0, 0, 0};
 #pragma unroll
@@ -130,13 +137,16 @@ struct WarpAttend {
         out[i][j + 2] *= shrink;
       }
     }
-    const uint32_t p0 = TransposeMatrix(NarrowPair(s[0], s[1]));
-    const uint32_t p1 = TransposeMatrix(NarrowPair(s[2], s[3]));
+    weights[0] = TransposeMatrix(NarrowPair(s[0], s[1]));
+    weights[1] = TransposeMatrix(NarrowPair(s[2], s[3]));
+  }
+  __device__ void AddValues(uint32_t tile, const uint32_t (&weights)[2]) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < D / 16; ++i) {
       uint32_t v[4];
       LoadMatrix4Transposed(v, Piece(tile, lane % 8 + lane / 16 * 8, D / 8 + 2 * i + lane / 8 % 2));
-      MultiplyAdd(out[i], v, p0, p1);
+      MultiplyAdd(out[i], v, weights[0], weights[1]);
     }
   }
 
@@ -157,7 +167,25 @@ struct Joined {
   float out[kAttendWarps][kColumns][D + 4];
   float largest[kAttendWarps][kColumns];
   float weight[kAttendWarps][kColumns];
-  float block_largest[kColumns], block_weight[kColumns];  // of all of them
+};
+
+// Where a thread block of a cluster gets from all of them the largest logit and the weight of every
+// head, and behind it [kAttendRanks][share] the values that it finishes.
+struct Meeting {
+  struct Scale {
+    float largest, weight;
+  };
+  ByteBarrier there;
+  alignas(16) Scale scale[kAttendRanks][kColumns];
+
+  __device__ float* values() { return reinterpret_cast<float*>(this + 1); }
+  __device__ __host__ static int Share(int heads, int dim) {
+    return (heads * dim + kAttendRanks - 1) / kAttendRanks;
+  }
+  __device__ __host__ static size_t Bytes(int heads, int dim) {
+    const size_t values = sizeof(float) * kAttendRanks * static_cast<size_t>(Share(heads, dim));
+    return (sizeof(Meeting) + values + 15) / 16 * 16;
+  }
 };
 
 // The largest of the parts' maxima, 0 where there is none.
@@ -209,10 +237,16 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
       SharedAddress(shared) + static_cast<uint32_t>(warp * kStages * Warp::kTileBytes);
   const int32_t* tokens = kSelected ? p.tokens + pair * p.max_tokens : nullptr;
   const int32_t* slots = p.slots + row.lane * p.table_width;
+  constexpr int kRing = kAttendWarps * kStages * Warp::kTileBytes;
+  constexpr int kJoined = sizeof(Joined<D>);
+  uint8_t* behind_ring = shared + (kRing > kJoined ? kRing : kJoined);
+  auto& meeting = *reinterpret_cast<Meeting*>(behind_ring);  // kRanks > 1
   if (kSelected) {
-    auto* here = reinterpret_cast<int32_t*>(shared + kAttendWarps * kStages * Warp::kTileBytes);
+    if (kRanks > 1) behind_ring += Meeting::Bytes(min(kColumns, p.heads), D);
+    if (kRanks > 1 && threadIdx.x == 0) BarrierInit(&meeting.there, 1);
+    auto* here = reinterpret_cast<int32_t*>(behind_ring);
     slots = FetchSlots(slots, p.table_width, row.length, here);
-    __syncthreads();
+    ClusterSync<kRanks>();
   }
 
   // The warp's tile number i of the split: where its rows lie (lane r % 16 knows row r), and the
@@ -227,13 +261,14 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
     const int64_t slot = slots[position / kBlockPositions];
     return p.kv + ((slot * p.groups + g) * kBlockPositions + position % kBlockPositions) * 2 * D;
   };
-  auto fetch = [&](int i, const bf16* from) {
+  // kPieces 16-byte pieces of every row, from `first` on.
+  auto fetch_part = [&]<int kPieces>(int i, const bf16* from, int first) {
     const uint32_t tile = ring + static_cast<uint32_t>(i % kStages * Warp::kTileBytes);
-    constexpr int kRowsAtOnce = 32 / Warp::kChunks;  // D = 64: two
+    constexpr int kRowsAtOnce = 32 / kPieces;
     if (i < tiles) {
 #pragma unroll
       for (int r = 0; r < kTile; r += kRowsAtOnce) {
-        const int line = r + lane / Warp::kChunks, chunk = lane % Warp::kChunks;
+        const int line = r + lane / kPieces, chunk = first + lane % kPieces;
         const auto* source = reinterpret_cast<const bf16*>(
             __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(from), line));
         const bool valid = source != nullptr;
@@ -241,6 +276,17 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
       }
     }
     CopyCommit();
+  };
+  // With one stage keys and values come one after the other, so that some of them always do.
+  constexpr bool kApart = kStages == 1;
+  constexpr int kHalf = Warp::kChunks / 2;
+  auto fetch = [&](int i, const bf16* from) {
+    if constexpr (kApart) {
+      fetch_part.template operator()<kHalf>(i, from, 0);
+      fetch_part.template operator()<kHalf>(i, from, kHalf);
+    } else {
+      fetch_part.template operator()<Warp::kChunks>(i, from, 0);
+    }
   };
 
   int position[kStages];
@@ -279,9 +325,23 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
   for (int i = 0; i < tiles; ++i) {
     const bf16* next_rows = row_of(next_position);  // two steps ahead of their use
     next_position = position_of(i + 1 + kStages);
+    const int first = begin + (i * kAttendWarps + warp) * kTile;
+    if constexpr (kApart) {
+      uint32_t weights[2] = {0, 0};
+      CopyWait<1>();
+      __syncwarp();
+      if (first < end) state.AddKeys(ring, end - first, p.scale, weights);
+      __syncwarp();
+      fetch_part.template operator()<kHalf>(i + 1, next_rows, 0);
+      CopyWait<1>();
+      __syncwarp();
+      if (first < end) state.AddValues(ring, weights);
+      __syncwarp();
+      fetch_part.template operator()<kHalf>(i + 1, next_rows, kHalf);
+      continue;
+    }
     CopyWait<kStages - 1>();
     __syncwarp();
-    const int first = begin + (i * kAttendWarps + warp) * kTile;
     if (first < end) {
       state.Add(ring + static_cast<uint32_t>(i % kStages * Warp::kTileBytes), end - first, p.scale);
     }
@@ -314,8 +374,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
   __syncthreads();
   const int64_t tile_of = pair * head_tiles + head_tile;
   const int64_t part = (tile_of * max_splits + split) * kColumns;
-  float* own = joined.out[0][0];  // kRanks > 1: the block's part, packed, over the first warp's
-  float sums[kColumns * D / (32 * kAttendWarps)];
+  const int share = Meeting::Share(heads, D);  // kRanks > 1
 #pragma unroll
   for (int k = 0; k < kColumns * D / (32 * kAttendWarps); ++k) {
     const int i = k * 32 * kAttendWarps + static_cast<int>(threadIdx.x), h = i / D, d = i % D;
@@ -328,11 +387,16 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
       sum = fmaf(joined.out[w][h][d], factor, sum);
       weight = fmaf(joined.weight[w][h], factor, weight);
     }
-    sums[k] = sum;
     if constexpr (kRanks > 1) {
-      if (d == 0) {
-        joined.block_largest[h] = top;
-        joined.block_weight[h] = weight;
+      const int to = i / share;
+      Send(ClusterAddress<kRanks>(meeting.values() + split * share + i % share, to),
+           __float_as_uint(sum),
+           ClusterAddress<kRanks>(&meeting.there, to));
+      if (d < kRanks) {
+        const auto low = __float_as_uint(top), high = __float_as_uint(weight);
+        Send(ClusterAddress<kRanks>(&meeting.scale[split][h], d),
+             static_cast<unsigned long long>(high) << 32 | low,
+             ClusterAddress<kRanks>(&meeting.there, d));
       }
     } else if (splits == 1) {
       out[i] = Narrow(count == 0 ? 0.0f : sum / weight);
@@ -345,41 +409,30 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
     }
   }
   if constexpr (kRanks > 1) {
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < kColumns * D / (32 * kAttendWarps); ++k) {
-      const int i = k * 32 * kAttendWarps + static_cast<int>(threadIdx.x);
-      if (i < heads * D) own[i] = sums[k];
-    }
-    ClusterSync<kRanks>();
     // Each block finishes its share of the values.
-    const int share = (heads * D + kRanks - 1) / kRanks;
-    for (int i = split * share + static_cast<int>(threadIdx.x);
-         i < min(heads * D, (split + 1) * share);
-         i += 32 * kAttendWarps) {
-      const int h = i / D;
-      float largest[kRanks], weights[kRanks], values[kRanks];
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        largest[r] = __uint_as_float(
-            ClusterLoad<kRanks>(ClusterAddress<kRanks>(&joined.block_largest[h], r)));
-        weights[r] = __uint_as_float(
-            ClusterLoad<kRanks>(ClusterAddress<kRanks>(&joined.block_weight[h], r)));
-        values[r] = __uint_as_float(ClusterLoad<kRanks>(ClusterAddress<kRanks>(&own[i], r)));
-      }
+    const int own = max(0, min(share, heads * D - split * share));
+    if (threadIdx.x == 0) {
+      BarrierExpect(&meeting.there, static_cast<uint32_t>(kRanks * (4 * own + 8 * heads)));
+    }
+    BarrierWait(&meeting.there, 0);
+    for (int j = static_cast<int>(threadIdx.x); j < own; j += 32 * kAttendWarps) {
+      const int i = split * share + j, h = i / D;
       // A block without positions has weight 0 and, by LargestOf, a maximum that is not its own.
       float top = kNegativeInfinity, sum = 0, weight = 0;
 #pragma unroll
-      for (int r = 0; r < kRanks; ++r) top = weights[r] > 0 ? fmaxf(top, largest[r]) : top;
+      for (int r = 0; r < kRanks; ++r) {
+        const Meeting::Scale x = meeting.scale[r][h];
+        top = x.weight > 0 ? fmaxf(top, x.largest) : top;
+      }
 #pragma unroll
       for (int r = 0; r < kRanks; ++r) {
-        const float factor = weights[r] > 0 ? Exp2(largest[r] - top) : 0;
-        sum = fmaf(values[r], factor, sum);
-        weight = fmaf(weights[r], factor, weight);
+        const Meeting::Scale x = meeting.scale[r][h];
+        const float factor = x.weight > 0 ? Exp2(x.largest - top) : 0;
+        sum = fmaf(meeting.values()[r * share + j], factor, sum);
+        weight = fmaf(x.weight, factor, weight);
       }
       out[i] = Narrow(count == 0 ? 0.0f : sum / weight);
     }
-    ClusterSync<kRanks>();  // nobody's memory goes while it is read
     return;
   }
   if (splits == 1) return;
@@ -483,7 +536,8 @@ void LaunchAttend(CudaOps::State& state, AttendParams p, int64_t rows, int dim) 
   const auto launch = [&]<int D>() {
     constexpr size_t kRing = kAttendWarps * kStages * WarpAttend<D>::kTileBytes;
     const size_t slots = kSelected ? std::min<size_t>(p.table_width, kSlotsInShared) : 0;
-    const size_t shared = std::max(kRing + sizeof(int32_t) * slots, sizeof(Joined<D>));
+    const size_t meeting = kRanks > 1 ? Meeting::Bytes(std::min(kColumns, p.heads), D) : 0;
+    const size_t shared = std::max(kRing, sizeof(Joined<D>)) + meeting + sizeof(int32_t) * slots;
     const auto kernel = AttendKernel<D, kStages, kSelected, kRanks>;
     LaunchClusters(state, kRanks, kernel, grid, 32 * kAttendWarps, shared, p);
   };

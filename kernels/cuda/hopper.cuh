@@ -1,46 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hopper's matrix instructions over a group of four warps, its tensor copies and the barriers that
-// go with them (sm_90a).
+// Hopper's matrix instructions over a group of four warps, and its tensor copies (sm_90a).
 #pragma once
 
 #include <cuda.h>
 
 #include <cstdint>
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/primitives.cuh"
 
 namespace asynctls {
-
-// ---- barriers in shared memory that count arrivals and bytes
-__device__ inline void BarrierInit(uint64_t* barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
-               "r"(arrivals)
-               : "memory");
-}
-__device__ inline void BarrierArrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
-}
-// One arrival, and so many bytes still to come.
-__device__ inline void BarrierExpect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile(
-      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
-      "r"(bytes)
-      : "memory");
-}
-// Waits for the end of the phase of this parity.
-__device__ inline void BarrierWait(uint64_t* barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "WAIT_%=:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra DONE_%=;\n"
-      "bra WAIT_%=;\n"
-      "DONE_%=:\n"
-      "}\n" ::"r"(SharedAddress(barrier)),
-      "r"(parity)
-      : "memory");
-}
 
 // A box of a tensor to shared memory; `barrier` counts its bytes. One thread.
 __device__ inline void CopyTensor(

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/logits.cuh"
 #include "kernels/cuda/state.h"
 

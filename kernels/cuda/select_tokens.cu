@@ -152,6 +152,13 @@ __global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
   const DecodeRow row = p.rows[blockIdx.z];  // no kernel of the step writes it, nor the slots
   FetchSlots(p.slots + row.lane * p.table_width, p.table_width, row.length, sh.slots);
   Top::Clear(sh.top, sh.bins);
+  if constexpr (kRanks > 1) {
+    if (threadIdx.x == 0) {
+      for (ByteBarrier* b : {&sh.sums_there, &sh.largest_there, &sh.scores_there})
+        BarrierInit(b, 1);
+    }
+    ClusterSync<kRanks>();
+  }
   GridWait();
   TokenScorer<kRanks> scorer = ReadList<kRanks>(p, row, sh);
   if (scorer.n == 0) {

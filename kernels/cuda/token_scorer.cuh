@@ -11,7 +11,9 @@
 #pragma once
 
 #include <climits>
+#include <type_traits>
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/exact.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/slots.cuh"
@@ -23,6 +25,7 @@ namespace asynctls {
 constexpr int kWarps = 16, kThreads = 32 * kWarps;
 constexpr int kColumns = 8;        // query heads of a product
 constexpr int kMaxHeads = 32;      // of one KV head
+constexpr int kMostRanks = 4;      // thread blocks of a cluster
 constexpr int kRoundBlocks = 64;   // blocks that a cluster has in shared memory at a time
 constexpr int kSharedKeys = 6144;  // candidates whose keys fit shared memory
 constexpr int kListed = kSharedKeys / kBlockPositions;  // blocks of the list that do
@@ -58,14 +61,15 @@ struct TokenParams {
 // then the other thread blocks' counts [ranks - 1][Bins::kCount].
 struct TokenShared {
   Top::Scratch top;
-  alignas(16) uint32_t bins[Bins::kCount];  // how many keys of this thread block are in each
-  unsigned long long sum[kMaxHeads];        // of the weights of this thread block
-  unsigned long long warp_sum[kColumns][kWarps];
-  int largest[kMaxHeads];    // of its products
-  float scale[kMaxHeads];    // NaN: left out
+  alignas(16) uint32_t bins[Bins::kCount];        // how many keys of this thread block are in each
+  unsigned long long warp_sum[kColumns][kWarps];  // of the weights
+  unsigned long long sum[kMostRanks][kColumns];   // of each thread block
+  int all_largest[kMostRanks][kColumns];          // products, of each thread block
+  ByteBarrier sums_there, largest_there, scores_there;  // from all thread blocks
+  int largest[kMaxHeads];                               // products, of this one
+  float scale[kMaxHeads];                               // NaN: left out
   int zero[kMaxHeads];       // what the product of all-zero codes would be
   float inverse[kMaxHeads];  // of the sum over the cluster, 0: left out
-  float top_logit[kMaxHeads];
   alignas(16) int8_t code8[kMaxHeads * kCodeDirections];
   int touched;
   int32_t list[kListed];
@@ -192,8 +196,12 @@ struct TokenScorer {
 #pragma unroll 1
     for (int item = warp; item < heads * kRuns; item += kWarps) {
       const int h = item / kRuns, i = item % kRuns * 128 + 4 * lane;
-      const float scale = sh.scale[column + h], largest = sh.top_logit[column + h];
+      const float scale = sh.scale[column + h];
       const int zero = sh.zero[column + h];
+      int product_there = INT_MIN;
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) product_there = max(product_there, sh.all_largest[r][h]);
+      const float largest = static_cast<float>(2 * product_there + zero) * scale;
       const bool there = !isnan(scale);
       auto weight = [&](uint32_t bits) {
         const int product = static_cast<int>(bits);
@@ -248,7 +256,9 @@ struct TokenScorer {
             grown(weight.x, x.x), grown(weight.y, x.y), grown(weight.z, x.z), grown(weight.w, x.w));
       }
       if (ranked) x = Ranked(first + i, x);
-      if (KeysFit()) {
+      if (ranked && kRanks > 1 && rank > 0) {
+        Send(at, x, ClusterAddress<kRanks>(&sh.scores_there, 0));
+      } else if (KeysFit()) {
         ClusterStore4<kRanks>(at, x);
       } else {
         *far = x;
@@ -256,47 +266,50 @@ struct TokenScorer {
     }
   }
 
-  // The largest logit of each head, from all thread blocks.
-  __device__ void JoinLargest() {
-    ClusterSync<kRanks>();
-    if (static_cast<int>(threadIdx.x) < heads) {
-      const int h = column + static_cast<int>(threadIdx.x);
-      uint32_t of_rank[kRanks];
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        of_rank[r] = ClusterLoad<kRanks>(ClusterAddress<kRanks>(&sh.largest[h], r));
+  // Of heads column and on: sends what this thread block has of each, `mine(h)`, to all of them, as
+  // element [rank][h] of `all`, and waits for theirs. Phases of `there` are tiles of heads.
+  template <typename T, typename Mine>
+  __device__ void GoRound(T (&all)[kMostRanks][kColumns], ByteBarrier& there, Mine mine) {
+    const int at = static_cast<int>(threadIdx.x), h = at % heads, to = at / heads;
+    if (at < heads * kRanks) {
+      const T x = mine(h);
+      if constexpr (kRanks == 1) {
+        all[0][h] = x;
+      } else {
+        using Word = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned long long>;
+        Send(ClusterAddress<kRanks>(&all[rank][h], to),
+             static_cast<Word>(x),
+             ClusterAddress<kRanks>(&there, to));
       }
-      int largest = INT_MIN;
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) largest = max(largest, static_cast<int>(of_rank[r]));
-      sh.top_logit[h] = static_cast<float>(2 * largest + sh.zero[h]) * sh.scale[h];
     }
+    if constexpr (kRanks == 1) {
+      __syncthreads();
+    } else {
+      if (at == 0) BarrierExpect(&there, static_cast<uint32_t>(heads * kRanks * sizeof(T)));
+      BarrierWait(&there, column / kColumns % 2);
+    }
+  }
+
+  // The largest product of each head, from all thread blocks.
+  __device__ void JoinLargest() {
     __syncthreads();
+    GoRound(sh.all_largest, sh.largest_there, [&](int h) { return sh.largest[column + h]; });
   }
 
   // The inverse of the sum of each head's weights, from all thread blocks.
   __device__ void JoinSums() {
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < heads) {
+    GoRound(sh.sum, sh.sums_there, [&](int h) {
       unsigned long long sum = 0;
 #pragma unroll
-      for (int i = 0; i < kWarps; ++i) sum += sh.warp_sum[threadIdx.x][i];
-      sh.sum[column + threadIdx.x] = sum;
-    }
-    ClusterSync<kRanks>();
+      for (int i = 0; i < kWarps; ++i) sum += sh.warp_sum[h][i];
+      return sum;
+    });
     if (static_cast<int>(threadIdx.x) < heads) {
-      const int h = column + static_cast<int>(threadIdx.x);
-      uint32_t low[kRanks], high[kRanks];
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        const uint32_t address = ClusterAddress<kRanks>(&sh.sum[h], r);
-        low[r] = ClusterLoad<kRanks>(address);
-        high[r] = ClusterLoad<kRanks>(address + 4);
-      }
       unsigned long long z = 0;
 #pragma unroll
-      for (int r = 0; r < kRanks; ++r) z += static_cast<unsigned long long>(high[r]) << 32 | low[r];
-      sh.inverse[h] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
+      for (int r = 0; r < kRanks; ++r) z += sh.sum[r][threadIdx.x];
+      sh.inverse[column + threadIdx.x] = z == 0 ? 0 : 1.0f / __ull2float_rn(z);
     }
     __syncthreads();
   }
@@ -330,7 +343,7 @@ struct TokenScorer {
       Add(round);
       if (rounds > 1) __syncthreads();
     }
-    if (ranked && kRanks > 1) SendBins();
+    if (ranked && kRanks > 1) return MeetRanked();
     if (!KeysFit()) __threadfence();
     ClusterSync<kRanks>();
   }
@@ -343,17 +356,25 @@ struct TokenScorer {
     }
   }
 
-  // The counts of the other thread blocks go to the first one, behind its values.
+  // The counts of the other thread blocks are in the first one, behind its values.
   __device__ uint32_t* BinsOf(int from) const {
     return values + heads * kRow + (from - 1) * Bins::kCount;
   }
-  __device__ void SendBins() const {
+  // Sends the counts after the keys; the first thread block waits for all of them.
+  __device__ void MeetRanked() {
     __syncthreads();
-    if (rank == 0) return;
-    for (int i = 4 * static_cast<int>(threadIdx.x); i < Bins::kCount; i += 4 * kThreads) {
-      ClusterStore4<kRanks>(ClusterAddress<kRanks>(BinsOf(rank) + i, 0),
-                            *reinterpret_cast<const uint4*>(sh.bins + i));
+    if (rank > 0) {
+      const uint32_t there = ClusterAddress<kRanks>(&sh.scores_there, 0);
+      for (int i = 4 * static_cast<int>(threadIdx.x); i < Bins::kCount; i += 4 * kThreads) {
+        Send(ClusterAddress<kRanks>(BinsOf(rank) + i, 0),
+             *reinterpret_cast<const uint4*>(sh.bins + i),
+             there);
+      }
+      return;
     }
+    const int others = max(0, blocks - kOwnBlocks) * kBlockPositions + (kRanks - 1) * Bins::kCount;
+    if (threadIdx.x == 0) BarrierExpect(&sh.scores_there, static_cast<uint32_t>(others * 4));
+    BarrierWait(&sh.scores_there, 0);
   }
   // How many keys are in bins i .. i + 3, of the whole cluster.
   __device__ uint4 Counted(int i) const {

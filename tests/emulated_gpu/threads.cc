@@ -48,16 +48,6 @@ void GoBack(Fiber& self) {
   if (_setjmp(self.place) == 0) _longjmp(scheduler, 1);
 }
 
-void WaitForChange(const uint64_t& generation, uint64_t seen) {
-  auto* self = static_cast<Fiber*>(current);
-  while (generation == seen) {
-    self->generation = &generation;
-    self->seen = seen;
-    GoBack(*self);
-  }
-  self->generation = nullptr;
-}
-
 void OpenIfAllAreThere(Barrier& barrier) {
   if (barrier.live == 0 || barrier.arrived < barrier.live) return;
   barrier.arrived = 0;
@@ -121,6 +111,16 @@ std::unique_ptr<Block> NewBlock(unsigned threads, size_t shared_bytes) {
 
 Thread* current;
 dim3 grid, block_size;
+
+void WaitForChange(const uint64_t& generation, uint64_t seen) {
+  auto* self = static_cast<Fiber*>(current);
+  while (generation == seen) {
+    self->generation = &generation;
+    self->seen = seen;
+    GoBack(*self);
+  }
+  self->generation = nullptr;
+}
 
 void Wait(Barrier& barrier) {
   const uint64_t seen = barrier.generation;

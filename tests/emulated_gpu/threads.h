@@ -65,6 +65,8 @@ extern Thread* current;
 extern dim3 grid, block_size;
 
 void Wait(Barrier& barrier);
+// Returns when `generation` is another than `seen`.
+void WaitForChange(const uint64_t& generation, uint64_t seen);
 
 // Every lane's value, for every lane of the warp.
 template <typename T>

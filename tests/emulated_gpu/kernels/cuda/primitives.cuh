@@ -34,34 +34,12 @@ inline float Exp2(float x) { return std::exp2(x); }
 
 inline uint32_t ArriveAndCount(uint32_t* counter) { return (*counter)++; }
 
-template <int kRanks>
-void ClusterSync() {
-  emulated::Block& block = *emulated::current->block;
-  emulated::Wait(kRanks == 1 ? block.barrier : *block.cluster_barrier);
-}
-template <int kRanks>
-uint32_t ClusterAddress(const void* own, int rank) {
-  return emulated::AddressInRank(emulated::AddressOf(own), rank);
-}
 template <typename T>
 T LoadShared(uint32_t address) {
   T x;
   std::memcpy(&x, emulated::AtAddress(address), sizeof(x));
   return x;
 }
-template <int kRanks>
-uint32_t ClusterLoad(uint32_t address) {
-  return LoadShared<uint32_t>(address);
-}
-template <int kRanks>
-uint4 ClusterLoad4(uint32_t address) {
-  return LoadShared<uint4>(address);
-}
-template <int kRanks>
-void ClusterStore4(uint32_t address, uint4 x) {
-  std::memcpy(emulated::AtAddress(address), &x, sizeof(x));
-}
-
 template <typename T>
 T* DynamicShared() {
   return reinterpret_cast<T*>(emulated::current->block->shared);
