@@ -115,6 +115,35 @@ TEST(SparseAttendTest, SameBitsInAnyBatch) {
   });
 }
 
+// So many rows that a GPU is full: it goes through them in another way than through few.
+TEST(SparseAttendTest, ManyRowsAreWhatTheyAreAlone) {
+  for (int d : {64, 128}) {
+    SparseProblem p({.heads = 5, .d = d, .length = 1500}, 5);
+    p.EncodeAll();
+    std::vector<DecodeRow> rows;
+    for (int i = 0; i < 20; ++i) rows.push_back(MakeRow(0, 1500 - 77 * i, 20, 1000 - 50 * i));
+    p.SetRows(rows);
+    RefOps ref_ops;
+    SparseOutputs ref(p);
+    RunAll(ref_ops, ref);
+    testing::OnEveryBackend([&](auto& ops) {
+      SparseOutputs all(p);
+      RunAll(ops, all);
+      ExpectClose(all.out, ref.out);
+      for (const int64_t row : {0, 7, 19}) {
+        SparseProblem alone = p;
+        alone.rows = p.rows.Slice(row, 1);
+        alone.q = p.q.Slice(row, 1);
+        SparseOutputs one(alone);
+        RunAll(ops, one);
+        for (int64_t i = 0; i < one.out.size(); ++i) {
+          ASSERT_EQ(one.out.data[i].bits, all.out[row].data[i].bits) << "row " << row;
+        }
+      }
+    });
+  }
+}
+
 TEST(SparseAttendTest, SameBitsWithAnyThreads) {
   SparseProblem p({.groups = 1, .d = 128, .lanes = 2, .length = 3000}, 3);
   p.EncodeAll();
