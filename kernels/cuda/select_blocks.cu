@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   const DecodeRow row = p.rows[s];  // no kernel of the step writes it
   const int blocks = (row.length + kBlockPositions - 1) / kBlockPositions;
   constexpr int kTurn = kWarps * kGroup;  // blocks that the warps score at a time
-  const int per_piece = (blocks + pieces * kTurn - 1) / (pieces * kTurn) * kTurn;
+  const int per_piece = (blocks + pieces * kGroup - 1) / (pieces * kGroup) * kGroup;
   const int begin = piece * per_piece + warp * kGroup, end = min(blocks, (piece + 1) * per_piece);
   const int mine = max(0, (end - begin + kTurn - 1) / kTurn);  // this warp's groups
   const int32_t* slots = p.slots + row.lane * p.table_width;
@@ -224,17 +224,15 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
     }
     CopyCommit();
   };
-  // One group after the other: AppendKv's own reads would wait behind a flood of them.
-  int32_t slot_ahead[kStages];
+  // The first group alone comes early: AppendKv's own reads would wait behind a flood of them.
+  int32_t slot_ahead[kStages + 1];
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) slot_ahead[i] = slot_of(i);
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) {
-    fetch(slot_ahead[i], i * kGroupBytes);
-    if (i + 1 < kStages) CopyWait<0>();
-  }
+  for (int i = 0; i <= kStages; ++i) slot_ahead[i] = slot_of(i);
+  fetch(slot_ahead[0], 0);
 
   GridWait();
+#pragma unroll
+  for (int i = 1; i < kStages; ++i) fetch(slot_ahead[i], i * kGroupBytes);
   if (blocks == 0) {
     if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
     return;
@@ -244,7 +242,7 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   uint32_t* keys = p.keys + pair * p.table_width;
   const float* turned_scale = p.turned_scale + pair * p.heads;
   const Scorer<kTiles> scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
-  int32_t next_slot = slot_of(kStages);
+  int32_t next_slot = slot_ahead[kStages];
   int stage = 0;
 #pragma unroll 1
   for (int i = 0; i < mine; ++i) {

@@ -204,10 +204,9 @@ struct TokenScorer {
       const float largest = static_cast<float>(2 * product_there + zero) * scale;
       const bool there = !isnan(scale);
       auto weight = [&](uint32_t bits) {
-        const int product = static_cast<int>(bits);
-        const float logit = static_cast<float>(2 * product + zero) * scale;
+        const float logit = gpu::FloatOf(static_cast<int>(bits << 1) + zero) * scale;
         const uint32_t exp = gpu::FixedExp2((logit - largest) * kLog2E);
-        return there & (product != INT_MIN) ? exp : 0;
+        return there & (bits != static_cast<uint32_t>(INT_MIN)) ? exp : 0;
       };
       uint4 x = make_uint4(0, 0, 0, 0);
       if (i < tokens) {

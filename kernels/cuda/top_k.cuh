@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exact selection of the best by one thread block: the rule of RankKey (kernels/ref/exact.h) over
-// ordered keys, ties to the lower index, results in index order. The keys are counted in bins so
-// narrow that the one in which the cut lies holds few of them, and those are compared with each
-// other. Where it holds many (ties, keys of odd sizes), the cut is found eight bits at a time.
+// ordered keys, ties to the lower index, results in index order. The keys are counted in narrow
+// bins; the one in which the cut lies is cut by the next eight bits until it holds few keys, and
+// those are compared with each other.
 //
 // Keys are given as an object that walks through a thread's share of them, a run of neighbouring
 // indices: RegisterKeys, or MemoryKeys where there are more than registers.
@@ -58,10 +58,11 @@ struct MemoryKeys {
 // last. kFirst: the only key that the first one can hold.
 template <uint32_t kLowestOf, int kShiftOf, int kCountOf, uint32_t kFirstOf>
 struct KeyBins {
-  static constexpr int kCount = kCountOf;
-  static constexpr uint32_t kFirst = kFirstOf;
+  static constexpr int kCount = kCountOf, kShift = kShiftOf;
+  static constexpr uint32_t kFirst = kFirstOf, kBase = kLowestOf >> kShiftOf;
+  static_assert(kBase << kShift == kLowestOf);
   __device__ static int Of(uint32_t key) {
-    return min(static_cast<int>((max(key, kLowestOf) - kLowestOf) >> kShiftOf), kCount - 1);
+    return min(static_cast<int>((max(key, kLowestOf) >> kShift) - kBase), kCount - 1);
   }
 };
 
@@ -69,8 +70,8 @@ struct KeyBins {
 template <int kThreads, typename Bins>
 struct TopK {
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kFew = 256;
-  static constexpr int kDigits = 256;
+  static constexpr int kFew = 64;
+  static constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits;
   static_assert(kFew <= kThreads && kDigits <= kThreads && Bins::kCount % (4 * kThreads) == 0);
 
   // What is kept: every key above `threshold`, and the first `equal` that are equal to it.
@@ -160,10 +161,10 @@ struct TopK {
   }
 
   // The cut that keeps the `keep` best of n keys, 0 < keep < n. `counted(i)`: how many keys are in
-  // the bins i .. i + 3; `scratch_bins`: as many words as digits.
+  // the bins i .. i + 3; `digits`: as many words as digits.
   template <typename Keys, typename Counted>
   __device__ static Cut ByCount(
-      Scratch& s, const Keys& keys, uint32_t keep, Counted counted, uint32_t* scratch_bins) {
+      Scratch& s, const Keys& keys, uint32_t keep, Counted counted, uint32_t* digits) {
     constexpr int kPer = Bins::kCount / kThreads;
     const int last = Bins::kCount - kPer * static_cast<int>(threadIdx.x);
     uint32_t own[kPer];
@@ -175,19 +176,43 @@ struct TopK {
       own[i + 2] = x.y;
       own[i + 3] = x.x;
     }
-    const Place place = Find(s, own, Bins::kCount, keep);
+    Place place = Find(s, own, Bins::kCount, keep);
     if (place.bin == Bins::kCount - 1) return {kForcedKey, static_cast<int>(place.kept)};
     if (place.bin == 0) return {Bins::kFirst, static_cast<int>(place.kept)};
-    if (place.count <= kFew) return AmongFew(s, keys, place);
-    return ByDigits(s, keys, keep, scratch_bins);
+    // The keys in question are those that are `prefix` above `shift`.
+    uint32_t prefix = Bins::kBase + static_cast<uint32_t>(place.bin);
+    int shift = Bins::kShift;
+#pragma unroll 1
+    while (place.count > kFew && shift > 0) {
+      const int bits = min(shift, kDigitBits), next = shift - bits;
+      const int digit = kDigits - 1 - static_cast<int>(threadIdx.x);  // of this thread
+      if (digit >= 0) digits[digit] = 0;
+      __syncthreads();
+      keys.Each([&](int, uint32_t key) {
+        if (key >> shift == prefix) atomicAdd(&digits[key >> next & ((1u << bits) - 1)], 1u);
+      });
+      __syncthreads();
+      const uint32_t mine[1] = {digit >= 0 ? digits[digit] : 0};
+      place = Find(s, mine, kDigits, place.kept);
+      prefix = prefix << bits | static_cast<uint32_t>(place.bin);
+      shift = next;
+    }
+    if (shift == 0) return {prefix, static_cast<int>(place.kept)};
+    return AmongFew(s, keys, prefix, shift, place);
   }
 
-  // The keys of one bin compared with each other.
+  // The keys that are `prefix` above `shift` compared with each other.
   template <typename Keys>
-  __device__ static Cut AmongFew(Scratch& s, const Keys& keys, const Place& place) {
-    keys.Each([&](int, uint32_t key) {
-      if (Bins::Of(key) == place.bin) s.few[atomicAdd(&s.few_count, 1u)] = key;
-    });
+  __device__ static Cut AmongFew(
+      Scratch& s, const Keys& keys, uint32_t prefix, int shift, const Place& place) {
+    uint32_t mine = 0;
+    keys.Each([&](int, uint32_t key) { mine += key >> shift == prefix; });
+    if (mine > 0) {
+      uint32_t at = atomicAdd(&s.few_count, mine);
+      keys.Each([&](int, uint32_t key) {
+        if (key >> shift == prefix) s.few[at++] = key;
+      });
+    }
     __syncthreads();
     const int n = static_cast<int>(place.count);
     if (static_cast<int>(threadIdx.x) < n) {
@@ -197,7 +222,7 @@ struct TopK {
         above += key > own;
         equal += key == own;
       };
-#pragma unroll 1
+#pragma unroll 2
       for (int i = 0; i < n; i += 4) {  // those that are not there are 0 and none of the best
         const uint4 four = *reinterpret_cast<const uint4*>(s.few + i);
         compare(four.x);
@@ -211,29 +236,6 @@ struct TopK {
     }
     __syncthreads();
     return s.cut;
-  }
-
-  // Whatever the keys are: eight bits settled per pass.
-  template <typename Keys>
-  __device__ static Cut ByDigits(Scratch& s, const Keys& keys, uint32_t keep, uint32_t* count) {
-    const int digit_of_thread = kDigits - 1 - static_cast<int>(threadIdx.x);
-    uint32_t prefix = 0;
-#pragma unroll 1
-    for (int shift = 24; shift >= 0; shift -= 8) {
-      if (digit_of_thread >= 0) count[digit_of_thread] = 0;
-      __syncthreads();
-      keys.Each([&](int, uint32_t key) {
-        const bool asked = shift == 24 || (key ^ prefix) >> (shift + 8) == 0;
-        if (asked) atomicAdd(&count[key >> shift & (kDigits - 1)], 1u);
-      });
-      __syncthreads();
-      const uint32_t own[1] = {digit_of_thread >= 0 ? count[digit_of_thread] : 0};
-      const Place place = Find(s, own, kDigits, keep);
-      prefix |= static_cast<uint32_t>(place.bin) << shift;
-      keep = place.kept;
-      __syncthreads();
-    }
-    return {prefix, static_cast<int>(keep)};
   }
 
   // Tightens `cut` (of keys that are scores, or forced) to the smallest set, best first, that holds

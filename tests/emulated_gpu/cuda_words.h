@@ -121,6 +121,14 @@ inline float __uint_as_float(uint32_t bits) {
 }
 inline float __uint2float_rn(uint32_t x) { return static_cast<float>(x); }
 inline float __ull2float_rn(unsigned long long x) { return static_cast<float>(x); }
+inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
+inline float __int_as_float(int bits) { return __uint_as_float(static_cast<uint32_t>(bits)); }
+// The sum rounded down; that of two floats of like size is exact in double.
+inline float __fadd_rd(float a, float b) {
+  const double exact = static_cast<double>(a) + b;
+  const auto near = static_cast<float>(exact);
+  return near > exact ? std::nextafter(near, -HUGE_VALF) : near;
+}
 inline uint32_t __float2uint_rn(float x) { return static_cast<uint32_t>(std::nearbyint(x)); }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
