@@ -9,7 +9,7 @@
 // The first codes come in before the queries are there. Those of the last block do not come at all:
 // it is kept whatever its score, it alone may not be full, and its newest code is still being
 // written.
-#include "kernels/cuda/exact.cuh"
+#include "kernels/cuda/block_scorer.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/cuda/top_k.cuh"
@@ -18,13 +18,10 @@ namespace asynctls {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kGroup = 4;     // blocks that a warp scores at a time
 constexpr int kResident = 3;  // thread blocks of a multiprocessor
 constexpr int kStages = 3;    // groups in flight per warp
-constexpr int kBlockBytes = kCodeWords * kBlockPositions * 4;  // part 1 of one head
 constexpr int kGroupBytes = kGroup * kBlockBytes;
 constexpr int kRingBytes = kWarps * kStages * kGroupBytes;
-constexpr int kColumns = 8;   // query heads of a product
 constexpr int kHeldKeys = 8;  // of a thread: up to 2,048 blocks are ranked in registers
 
 // Scores of blocks by sign, exponent and three bits: numbers are neither in the first bin nor in
@@ -49,101 +46,6 @@ struct Params {
   int64_t table_width;        // M
   int64_t list_width;         // M of out
   int groups, heads;          // G, R
-};
-
-// A warp's part in scoring a group of blocks. Lane (quad, t) works on positions 4 quad .. + 3 and
-// 32 + 4 quad .. + 3 of each block, and ends up with head 2 t + quad % 2 of block quad / 2.
-template <int kTiles>
-struct Scorer {
-  uint32_t b[kTiles][2];  // the codes of the queries, as columns
-  float scale[kTiles];    // of the lane's head; NaN: left out
-  int zero[kTiles];       // what the product of an all-zero code word would be
-  uint32_t coarse_factor, fine_factor;
-
-  // `code8` [R, r], `turned_scale` [R] in global memory.
-  __device__ Scorer(const int8_t* code8, const float* turned_scale, int heads) {
-    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
-    coarse_factor = 64u >> 2 * t;
-    fine_factor = t % 2 == 0 ? 16 : 1;
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int column = tile * kColumns + quad, own = tile * kColumns + 2 * t + quad % 2;
-      b[tile][0] = b[tile][1] = 0;
-      if (column < heads) {
-        const auto* q = reinterpret_cast<const uint32_t*>(code8 + column * kCodeDirections);
-        b[tile][0] = q[kFineDirections / 4 + t];
-        b[tile][1] = t < 2 ? q[t] : 0;
-      }
-      scale[tile] = __uint_as_float(0x7fc00000u);
-      zero[tile] = 0;
-      if (own < heads) {
-        const auto* q = reinterpret_cast<const int*>(code8 + own * kCodeDirections);
-        constexpr int kFine = kFineDirections / 4, kCoarse = kCoarseDirections / 4;
-        scale[tile] = turned_scale[own];
-#pragma unroll
-        for (int i = 0; i < kFine + kCoarse; ++i) {
-          zero[tile] -= __dp4a(q[i], i < kFine ? 0x0f0f0f0f : 0x0c0c0c0c, 0);
-        }
-      }
-    }
-  }
-
-  // The key of block quad / 2 of the group. `codes`: part 1 of the blocks in shared memory.
-  __device__ uint32_t Key(const uint32_t* codes) const {
-    const int lane = threadIdx.x % 32, quad = lane / 4;
-    float best = kNegativeInfinity;
-    int top[kTiles][2 * kGroup];
-#pragma unroll
-    for (int block = 0; block < kGroup; ++block) {
-      const uint32_t* words = codes + block * (kBlockBytes / 4) + 4 * quad;
-      const uint4 f0 = *reinterpret_cast<const uint4*>(words);
-      const uint4 f1 = *reinterpret_cast<const uint4*>(words + 32);
-      const uint4 c0 = *reinterpret_cast<const uint4*>(words + kBlockPositions);
-      const uint4 c1 = *reinterpret_cast<const uint4*>(words + kBlockPositions + 32);
-      const uint32_t fine[2][4] = {{f0.x, f0.y, f0.z, f0.w}, {f1.x, f1.y, f1.z, f1.w}};
-      const uint32_t coarse[2][4] = {{c0.x, c0.y, c0.z, c0.w}, {c1.x, c1.y, c1.z, c1.w}};
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        top[tile][2 * block] = top[tile][2 * block + 1] = INT_MIN;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          // The lane's bits of every byte, at its top: 16 times the code. They get there by a
-          // product, for which there are units beside those of masks and maxima. Where a column
-          // has no direction (t >= 2 of the fine ones) its bytes meet zeros.
-          const uint32_t a[4] = {coarse[0][i] * coarse_factor & 0xc0c0c0c0u,
-                                 coarse[1][i] * coarse_factor & 0xc0c0c0c0u,
-                                 fine[0][i] * fine_factor & 0xf0f0f0f0u,
-                                 fine[1][i] * fine_factor & 0xf0f0f0f0u};
-          int c[4];
-          MultiplyBytes(c, a, b[tile][0], b[tile][1]);
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            top[tile][2 * block + j] = __vimax3_s32(top[tile][2 * block + j], c[j], c[j + 2]);
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      // The maximum over the quads, each quad keeping one of the eight values.
-#pragma unroll
-      for (int half = kGroup; half > 0; half >>= 1) {
-        const bool upper = quad & half;
-#pragma unroll
-        for (int i = 0; i < half; ++i) {
-          const int keep = upper ? top[tile][i + half] : top[tile][i];
-          const int give = upper ? top[tile][i] : top[tile][i + half];
-          top[tile][i] = max(keep, __shfl_xor_sync(kAllLanes, give, 4 * half));
-        }
-      }
-      const float score = static_cast<float>((top[tile][0] >> 3) + zero[tile]) * scale[tile];
-      best = isnan(scale[tile]) ? best : fmaxf(best, score);
-    }
-    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 1));
-    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 2));
-    best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, 4));
-    return gpu::OrderedKey(best);
-  }
 };
 
 // The exchange with the previous step (ExchangeLag of kernels/ref/selection.h). `list` in shared
@@ -185,8 +87,8 @@ __device__ int ExchangeLag(const DecodeRow& row, int32_t* kept, int32_t* list, i
 }
 
 // Registers: kResident of them are on a multiprocessor beside a thread block of AppendKv.
-template <int kTiles>
-__global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
+template <typename Scorer, int kRegisters>
+__global__ void __launch_bounds__(kThreads) __maxnreg__(kRegisters)
     SelectBlocksKernel(const Params p) {
   GridTrigger();
   auto* shared = DynamicShared<uint8_t>();  // the ring of codes, at the end bins and the list
@@ -224,15 +126,17 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
     }
     CopyCommit();
   };
-  // The first group alone comes early: AppendKv's own reads would wait behind a flood of them.
+  // One group after the other: AppendKv's own reads would wait behind a flood of them.
   int32_t slot_ahead[kStages + 1];
 #pragma unroll
   for (int i = 0; i <= kStages; ++i) slot_ahead[i] = slot_of(i);
-  fetch(slot_ahead[0], 0);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) {
+    fetch(slot_ahead[i], i * kGroupBytes);
+    if (i + 1 < kStages) CopyWait<0>();
+  }
 
   GridWait();
-#pragma unroll
-  for (int i = 1; i < kStages; ++i) fetch(slot_ahead[i], i * kGroupBytes);
   if (blocks == 0) {
     if (piece == 0 && threadIdx.x == 0) p.block_count[pair] = p.nan_heads[pair] = 0;
     return;
@@ -241,7 +145,7 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kTiles == 1 ? 72 : 255)
   if (piece >= used) return;
   uint32_t* keys = p.keys + pair * p.table_width;
   const float* turned_scale = p.turned_scale + pair * p.heads;
-  const Scorer<kTiles> scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
+  const Scorer scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
   int32_t next_slot = slot_ahead[kStages];
   int stage = 0;
 #pragma unroll 1
@@ -332,9 +236,11 @@ void CudaOps::SelectBlocks(const SelectBlocksArgs& a) {
   const size_t shared =
       std::max(size_t{kRingBytes}, kBinBytes + sizeof(int32_t) * (max_blocks + 8));
   assert(p.heads <= 4 * kColumns);
-  const auto kernel = p.heads <= kColumns       ? SelectBlocksKernel<1>
-                      : p.heads <= 2 * kColumns ? SelectBlocksKernel<2>
-                                                : SelectBlocksKernel<4>;
+  constexpr int kFew = 72, kMost = 255;  // registers
+  const auto kernel = p.heads <= PairScorer::kHeads ? SelectBlocksKernel<PairScorer, kFew>
+                      : p.heads <= kColumns         ? SelectBlocksKernel<BlockScorer<1>, kFew>
+                      : p.heads <= 2 * kColumns     ? SelectBlocksKernel<BlockScorer<2>, kMost>
+                                                    : SelectBlocksKernel<BlockScorer<4>, kMost>;
   Launch(*state_,
          kernel,
          dim3(static_cast<unsigned>(pieces),

@@ -108,11 +108,17 @@ inline void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint
     return value(x, i) * value(y, i);
   });
 }
-inline void MultiplyBytes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  for (int& x : c) x = 0;
+inline void MultiplyAddBytes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   MultiplyFragments<16>(c, {{a[0], a[1], a[2], a[3]}, b0, b1}, [](uint32_t x, uint32_t y, int i) {
     return static_cast<uint8_t>(x >> (8 * i)) * static_cast<int8_t>(y >> (8 * i));
   });
+}
+inline void MultiplyAddBytes(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  MultiplyAddBytes(c, {a0, a1, 0, 0}, b, 0);
+}
+inline void MultiplyBytes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  for (int& x : c) x = 0;
+  MultiplyAddBytes(c, a, b0, b1);
 }
 
 }  // namespace asynctls
