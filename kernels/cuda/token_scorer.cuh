@@ -77,27 +77,40 @@ struct TokenShared {
   alignas(16) uint32_t keys[kSharedKeys];
 };
 
-// The codes of one block that a lane needs: positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
+// The code words of one block that a lane needs: of positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
+struct CodeWords {
+  uint4 high[2], low[2];  // of four coarse directions, two bits each
+  uint4 nibble[2];        // of fine or last directions
+
+  __device__ void Read(const uint32_t* first, const uint32_t* second) {
+    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
+    const uint32_t* nibbles = t < 2 ? first : second + kBlockPositions;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int at = 32 * j + 4 * quad;
+      high[j] = *reinterpret_cast<const uint4*>(first + kBlockPositions + at);
+      low[j] = *reinterpret_cast<const uint4*>(second + at);
+      nibble[j] = *reinterpret_cast<const uint4*>(nibbles + at);
+    }
+  }
+};
+
+// The codes themselves.
 struct BlockCodes {
   uint32_t coarse[2][4];  // bytes of four coarse directions
   uint32_t whole[2][4];   // bytes of four fine or last directions
 
-  __device__ BlockCodes(const uint32_t* first, const uint32_t* second) {
-    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
-    const uint32_t* nibbles = t < 2 ? first : second + kBlockPositions;
-    const int turn = (2 * t - 2) & 31;
+  __device__ explicit BlockCodes(const CodeWords& words) {
+    const int t = threadIdx.x % 4, turn = (2 * t - 2) & 31;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const int at = 32 * j + 4 * quad;
-      const uint4 high = *reinterpret_cast<const uint4*>(first + kBlockPositions + at);
-      const uint4 low = *reinterpret_cast<const uint4*>(second + at);
-      const uint4 nibble = *reinterpret_cast<const uint4*>(nibbles + at);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const uint32_t h = reinterpret_cast<const uint32_t*>(&high)[i];
-        const uint32_t l = reinterpret_cast<const uint32_t*>(&low)[i];
+        const uint32_t h = reinterpret_cast<const uint32_t*>(&words.high[j])[i];
+        const uint32_t l = reinterpret_cast<const uint32_t*>(&words.low[j])[i];
+        const uint32_t n = reinterpret_cast<const uint32_t*>(&words.nibble[j])[i];
         coarse[j][i] = (__funnelshift_r(h, h, turn) & 0x0c0c0c0cu) | (l >> (2 * t) & 0x03030303u);
-        whole[j][i] = reinterpret_cast<const uint32_t*>(&nibble)[i] >> (4 * (t & 1)) & 0x0f0f0f0fu;
+        whole[j][i] = n >> (4 * (t & 1)) & 0x0f0f0f0fu;
       }
     }
   }
@@ -153,12 +166,23 @@ struct TokenScorer {
     const int t = lane % 4, quad = lane / 4, first = FirstOf(round);
     const int g = static_cast<int>(blockIdx.y);
     int top[2] = {INT_MIN, INT_MIN};
-#pragma unroll 1
-    for (int own = warp; own < OwnOf(round); own += kWarps) {
-      const int block = Listed(first + own), positions = PositionsIn(block);
+    const int count = OwnOf(round);
+    auto read = [&](int own, CodeWords& words) {
+      const int block = Listed(first + own);
       const int64_t slot = p.table_width <= kSlotsInShared ? sh.slots[block] : far_slots[block];
       const int64_t place = (slot * p.groups + g) * kCodeWords * kBlockPositions;
-      const BlockCodes codes(p.first + place, p.second + place);
+      words.Read(p.first + place, p.second + place);
+    };
+    // With registers to spare, one block ahead.
+    constexpr bool kAhead = kRanks > 1 && kOwnBlocks > kWarps;
+    CodeWords words;
+    if (kAhead && warp < count) read(warp, words);
+#pragma unroll 1
+    for (int own = warp; own < count; own += kWarps) {
+      if (!kAhead) read(own, words);
+      const BlockCodes codes(words);
+      if (kAhead && own + kWarps < count) read(own + kWarps, words);
+      const int positions = PositionsIn(Listed(first + own));
       int c[4][4];
       codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
 #pragma unroll
