@@ -130,12 +130,17 @@ __device__ void TurnQuery(
   if (c == 0) *turned_scale = head_scale;
 }
 
-// The code of a key, lane c working out direction c. `key` [D], `table` [D, r]: shared memory.
-__device__ void AppendCode(
-    const Params& p, const float* key, const float* table, int g, int64_t place, int in_block) {
+// The code of a key, lane c working out direction c. `key` [D], `table` [D, r]: shared memory;
+// `offset`: of direction c.
+__device__ void AppendCode(const Params& p,
+                           const float* key,
+                           const float* table,
+                           float offset,
+                           int64_t place,
+                           int in_block) {
   const int c = threadIdx.x % 32;
   const float product = ProductOf(key, table, p.dim);
-  const uint32_t code = gpu::CodeOf(product - p.offset[g * kCodeDirections + c]);
+  const uint32_t code = gpu::CodeOf(product - offset);
   constexpr int kRest = kFineDirections + kCoarseDirections;
   uint32_t fine = 0, high = 0, low = 0, rest = 0;
 #pragma unroll
@@ -174,6 +179,7 @@ struct Tables {
   const float* encode;  // [D, r]
   const float* turn;    // [D, r]
   float* kept;          // [D]
+  float offset;         // of the lane's direction of `encode`
 };
 
 // Query head `head` of the group.
@@ -217,10 +223,21 @@ __device__ void AppendKey(const Params& p,
   bf16* key = p.kv + (place * kBlockPositions + at.in_block) * 2 * p.dim;
   const bf16* x = p.qkv + (t * (p.q_heads + 2 * p.kv_heads) + p.q_heads + g) * p.dim;
   const bf16* value = x + int64_t{p.kv_heads} * p.dim;
-  for (int i = threadIdx.x % 32; i < p.dim; i += 32) key[p.dim + i] = value[i];
+  bf16 held[2 * kHeld];  // on their way together with x
+#pragma unroll
+  for (int k = 0; k < 2 * kHeld; ++k) {
+    const int i = static_cast<int>(threadIdx.x) % 32 + 32 * k;
+    held[k] = i < p.dim ? value[i] : bf16{};
+  }
   NormAndTurn(x, weights, p.eps, p.dim, p.cos_sin + t * p.dim, key, tables.kept);
+#pragma unroll
+  for (int k = 0; k < 2 * kHeld; ++k) {
+    const int i = static_cast<int>(threadIdx.x) % 32 + 32 * k;
+    if (i < p.dim) key[p.dim + i] = held[k];
+  }
   __syncwarp();
-  if (p.encode != nullptr) AppendCode(p, tables.kept, tables.encode, g, place, at.in_block);
+  if (p.encode == nullptr) return;
+  AppendCode(p, tables.kept, tables.encode, tables.offset, place, at.in_block);
 }
 
 // Starts the copy of a table [D, r] of KV head g; null if there is none. Moves `shared` past it.
@@ -252,6 +269,9 @@ __global__ void __launch_bounds__(32 * kMostWarps) AppendKvKernel(const Params p
   tables.kept = free + warp * p.dim;
   CopyCommit();
   // No kernel of the step writes what these read.
+  tables.offset = p.encode == nullptr
+                      ? 0.0f
+                      : p.offset[g * kCodeDirections + static_cast<int>(threadIdx.x) % 32];
   Place place(p, first + warp / heads);
   Weights<kHeld> weights(warp % heads == 0 ? p.k_norm : p.q_norm, p.dim);
   GridWait();

@@ -145,6 +145,7 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kRegisters)
   if (piece >= used) return;
   uint32_t* keys = p.keys + pair * p.table_width;
   const float* turned_scale = p.turned_scale + pair * p.heads;
+  const float scale_of_lane = lane < p.heads ? turned_scale[lane] : 0.0f;  // for the end
   const Scorer scorer(p.code8 + pair * p.heads * kCodeDirections, turned_scale, p.heads);
   int32_t next_slot = slot_ahead[kStages];
   int stage = 0;
@@ -197,11 +198,10 @@ __global__ void __launch_bounds__(kThreads) __maxnreg__(kRegisters)
   }
   int32_t* out = p.blocks + pair * p.list_width;
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) out[i] = list[i];
+  const uint32_t nan_heads = __ballot_sync(kAllLanes, isnan(scale_of_lane));
   if (threadIdx.x == 0) {
-    int nan_heads = 0;
-    for (int h = 0; h < p.heads; ++h) nan_heads += isnan(turned_scale[h]);
     p.block_count[pair] = count;
-    p.nan_heads[pair] = nan_heads;
+    p.nan_heads[pair] = __popc(nan_heads);
     p.scored[pair] = 0;
   }
 }
