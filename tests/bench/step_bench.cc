@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// step_bench MODEL_DIR [--lanes N] [--context N] [--steps N] [--chunk N] [--budget N]: whole steps
-// of one rank on the GPU, with random weights of the shapes in MODEL_DIR/config.json, without the
-// server. Reads N prompts of random tokens (the first token's time), then decodes them densely and
-// sparsely in turns, all lanes in every step, and prints the median step of each beside what its
-// weights and KV would take at the machine's read bandwidth, and a digest of the tokens.
+// step_bench MODEL_DIR [--lanes N] [--context N] [--steps N] [--chunk N] [--budget N]
+// [--dense-layers N]: whole steps of one rank on the GPU, with random weights of the shapes in
+// MODEL_DIR/config.json, without the server. Reads N prompts of random tokens (the first token's
+// time), then decodes them densely and sparsely in turns, all lanes in every step, and prints the
+// median step of each beside what its weights and KV would take at the machine's read bandwidth,
+// and a digest of the tokens. Steps are sent as the engine sends them to a GPU, the next one while
+// one runs; a step's time is from the result before it to its own.
 #include <algorithm>
 #include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <future>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/kv/kv_layout.h"
@@ -27,6 +31,7 @@ namespace {
 struct Flags {
   std::string model;
   uint32_t lanes = 1, context = 65536, steps = 60, chunk = 8192, budget = 1024;
+  uint32_t dense_layers = 2;
 };
 
 double Seconds(std::chrono::steady_clock::time_point since) {
@@ -66,38 +71,88 @@ class Driver {
     }
     for (const uint32_t token : tokens) work->add_tokens(token);
   }
-  // Seconds from submission to result.
-  double Run() {
+  // Sends the step that has been put together.
+  void Send() {
     plan_.set_step(++step_);
     auto plan = std::make_shared<v1::StepPlan>();
     plan->Swap(&plan_);
-    std::promise<absl::StatusOr<v1::StepResult>> done;
-    const auto begin = std::chrono::steady_clock::now();
-    worker_.Submit(plan, [&](absl::StatusOr<v1::StepResult> r) { done.set_value(std::move(r)); });
-    const absl::StatusOr<v1::StepResult> result = done.get_future().get();
-    if (!result.ok()) {
-      std::fprintf(stderr, "%s\n", result.status().ToString().c_str());
+    std::promise<Answer> done;
+    sent_.push_back(done.get_future());
+    worker_.Submit(plan, [done = std::move(done)](absl::StatusOr<v1::StepResult> result) mutable {
+      done.set_value({std::move(result), std::chrono::steady_clock::now()});
+    });
+  }
+  // Waits for the oldest step that was sent. When its result came.
+  std::chrono::steady_clock::time_point Receive() {
+    const Answer answer = sent_.front().get();
+    sent_.pop_front();
+    if (!answer.result.ok()) {
+      std::fprintf(stderr, "%s\n", answer.result.status().ToString().c_str());
       std::exit(1);
     }
-    const double seconds = Seconds(begin);
-    for (const auto& sampled : result->sampled()) {
+    for (const auto& sampled : answer.result->sampled()) {
       digest_ = SplitMix64(digest_ ^ static_cast<uint64_t>(sampled.token()));
       digest_ = SplitMix64(digest_ ^ std::bit_cast<uint32_t>(sampled.log_prob()));
     }
-    return seconds;
+    return answer.time;
   }
+  // Steps that were sent and not received.
+  size_t under_way() const { return sent_.size(); }
   // Of all tokens sampled so far and their log-probabilities: two builds that agree in it agree in
   // every step.
   uint64_t digest() const { return digest_; }
   int64_t BlocksPerLane() const { return BlocksFor(flags_.context + 4 * flags_.steps + 64); }
 
  private:
+  struct Answer {
+    absl::StatusOr<v1::StepResult> result;
+    std::chrono::steady_clock::time_point time;
+  };
+
   Worker& worker_;
   const Flags flags_;
   v1::StepPlan plan_;
+  std::deque<std::future<Answer>> sent_;
   uint64_t step_ = 0;
   uint64_t digest_ = 0;
 };
+
+// Decodes all lanes for so many steps, `length` positions of each being there, which it counts up.
+// Seconds of each step but the first few.
+std::vector<double> Decode(Driver& driver,
+                           const Flags& f,
+                           v1::AttentionMode mode,
+                           const std::vector<uint32_t>& prompt,
+                           uint32_t& length) {
+  constexpr uint32_t kWarmUp = 5;
+  constexpr size_t kUnderWay = 2;
+  std::vector<double> times;
+  std::chrono::steady_clock::time_point last;
+  uint32_t received = 0;
+  const auto receive = [&] {
+    const auto time = driver.Receive();
+    if (received++ >= kWarmUp) {
+      times.push_back(std::chrono::duration<double>(time - last).count());
+    }
+    last = time;
+  };
+  for (uint32_t step = 0; step < f.steps; ++step, ++length) {
+    const bool first = step == 0;
+    for (uint32_t lane = 0; lane < f.lanes; ++lane) {
+      if (first) driver.Start(lane, mode, true);
+      driver.Add(lane,
+                 length,
+                 first ? 0 : static_cast<uint32_t>(BlocksFor(length)),
+                 first ? std::vector<uint32_t>{prompt[lane]} : std::vector<uint32_t>{},
+                 true,
+                 true);
+    }
+    driver.Send();
+    if (driver.under_way() == kUnderWay) receive();
+  }
+  while (driver.under_way() > 0) receive();
+  return times;
+}
 
 double Median(std::vector<double> x) {
   std::nth_element(x.begin(), x.begin() + static_cast<int64_t>(x.size() / 2), x.end());
@@ -118,6 +173,8 @@ int Main(int argc, char** argv) {
       f.chunk = number();
     } else if (std::strcmp(argv[i], "--budget") == 0) {
       f.budget = number();
+    } else if (std::strcmp(argv[i], "--dense-layers") == 0) {
+      f.dense_layers = number();
     } else {
       f.model = argv[i];
     }
@@ -138,7 +195,7 @@ int Main(int argc, char** argv) {
   init.set_max_step_tokens(std::max(f.chunk, f.lanes));
   init.set_max_context(f.context + 4 * f.steps + 64);
   init.set_max_budget(2048);
-  init.set_dense_layers(2);
+  init.set_dense_layers(f.dense_layers);
   std::mt19937 random(7);
   std::vector<uint32_t> prompt(f.context);
   for (uint32_t& token : prompt) token = random() % 100000;
@@ -159,7 +216,7 @@ int Main(int argc, char** argv) {
   std::vector<double> first_token;
   for (uint32_t lane = 0; lane < f.lanes; ++lane) {
     driver.Start(lane, v1::ATTENTION_MODE_DENSE, false);
-    double total = 0;
+    const auto begin = std::chrono::steady_clock::now();
     for (uint32_t at = 0; at < f.context; at += f.chunk) {
       const uint32_t count = std::min(f.chunk, f.context - at);
       driver.Add(lane,
@@ -168,49 +225,38 @@ int Main(int argc, char** argv) {
                  {prompt.begin() + at, prompt.begin() + at + count},
                  false,
                  at + count == f.context);
-      total += driver.Run();
+      driver.Send();
+      driver.Receive();
     }
-    first_token.push_back(total);
+    first_token.push_back(Seconds(begin));
   }
   std::printf("prompt of %u: first token after %.3f s (median of %u)\n",
               f.context,
               Median(first_token),
               f.lanes);
 
-  std::vector<uint32_t> length(f.lanes, f.context);
+  uint32_t length = f.context;
   std::vector<double> medians[2];
   for (int round = 0; round < 2; ++round) {
     for (const auto mode : {v1::ATTENTION_MODE_DENSE, v1::ATTENTION_MODE_EXACT}) {
-      std::vector<double> times;
-      for (uint32_t step = 0; step < f.steps; ++step) {
-        for (uint32_t lane = 0; lane < f.lanes; ++lane) {
-          if (step == 0) driver.Start(lane, mode, true);
-          const auto blocks = static_cast<uint32_t>(BlocksFor(length[lane]));
-          driver.Add(lane,
-                     length[lane],
-                     step == 0 ? 0 : blocks,
-                     step == 0 ? std::vector<uint32_t>{prompt[lane]} : std::vector<uint32_t>{},
-                     true,
-                     true);
-          ++length[lane];
-        }
-        const double seconds = driver.Run();
-        if (step >= 5) times.push_back(seconds);
-      }
-      medians[mode == v1::ATTENTION_MODE_EXACT].push_back(Median(times));
+      medians[mode == v1::ATTENTION_MODE_EXACT].push_back(
+          Median(Decode(driver, f, mode, prompt, length)));
     }
   }
   const double dense = *std::min_element(medians[0].begin(), medians[0].end());
   const double sparse = *std::min_element(medians[1].begin(), medians[1].end());
   const double weights = static_cast<double>(reply->memory(0).bytes());
   const double kv = static_cast<double>(reply->kv_bytes_per_token()) * f.lanes * f.context;
-  std::printf("%u x %u: dense step %.3f ms (limit %.3f at 4.5 TB/s), sparse %.3f ms, ratio %.2f\n",
-              f.lanes,
-              f.context,
-              dense * 1e3,
-              (weights + kv) / 4.5e9,
-              sparse * 1e3,
-              dense / sparse);
+  std::printf(
+      "%u x %u: dense step %.3f ms (limit %.3f at 4.5 TB/s), sparse %.3f ms (%u layers dense), "
+      "ratio %.2f\n",
+      f.lanes,
+      f.context,
+      dense * 1e3,
+      (weights + kv) / 4.5e9,
+      sparse * 1e3,
+      f.dense_layers,
+      dense / sparse);
   std::printf("digest of the tokens: %016llx\n", static_cast<unsigned long long>(driver.digest()));
   return 0;
 }
