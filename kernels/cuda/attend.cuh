@@ -11,6 +11,8 @@
 // thread blocks, by all of them through each other's shared memory.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/attend_plainly.cuh"
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/primitives.cuh"
@@ -35,7 +37,7 @@ struct AttendParams {
   int64_t table_width;  // M
   int64_t max_tokens;   // K
   int groups, heads;    // G, R
-  int split_tokens;     // fewest positions of a split, a multiple of a block's tiles
+  int split_tokens;     // most positions of a split as long as there are few splits
   float scale;          // of q . k, times log2(e)
 };
 
@@ -62,6 +64,7 @@ inline constexpr int kTile = 16;    // positions
 inline constexpr int kColumns = 8;  // query heads
 inline constexpr int kAttendWarps = 4;
 inline constexpr int kAttendRanks = 8;  // splits of a cluster
+inline constexpr int kFewSplits = 8;    // into which short rows are cut
 
 template <int D>
 struct WarpAttend {
@@ -218,7 +221,8 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
   int count, splits, begin, end, tiles;
   auto plan = [&](int positions) {
     count = positions;
-    const int wanted = max(p.split_tokens, (count + max_splits - 1) / max_splits);
+    const int few = min(p.split_tokens, (count + kFewSplits - 1) / kFewSplits);
+    const int wanted = max(max(few, (count + max_splits - 1) / max_splits), 1);
     const int split_tokens = (wanted + kBlockTile - 1) / kBlockTile * kBlockTile;
     splits = max(1, (count + split_tokens - 1) / split_tokens);
     begin = split * split_tokens;
@@ -294,12 +298,14 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
 #pragma unroll
     for (int i = 0; i < kStages; ++i) position[i] = position_of(i);
   };
+  const bf16* first_rows[kStages];
+  auto locate = [&] {
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) first_rows[i] = row_of(position[i]);
+  };
   auto start = [&] {
-    const bf16* rows[kStages];
 #pragma unroll
-    for (int i = 0; i < kStages; ++i) rows[i] = row_of(position[i]);
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) fetch(i, rows[i]);
+    for (int i = 0; i < kStages; ++i) fetch(i, first_rows[i]);
   };
   if constexpr (kSelected) {
     GridWait();
@@ -309,12 +315,17 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
       plan(found);
       find();
     }
+    locate();
     start();
   } else {
-    // Only the newest position's row is being written: the others need not wait for it.
+    // A block without work leaves, so that the blocks of the kernels behind find room; the first
+    // split of a row always has some, and waits.
+    if (split >= splits) return;
     find();
+    locate();
+    // Only the newest position's row is being written: the others need not wait for it.
     const int last = begin + ((kStages - 1) * kAttendWarps + warp) * kTile + kTile - 1;
-    const bool early = last < row.length - 1;
+    const bool early = min(last, end - 1) < row.length - 1;
     if (early) start();
     GridWait();
     if (!early) start();
@@ -443,42 +454,59 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
   __syncthreads();
   if (place != static_cast<uint32_t>(splits - 1)) return;
   const int64_t parts = tile_of * max_splits * kColumns;
-  auto* factor = reinterpret_cast<float*>(shared);  // [splits][kColumns]
-  for (int i = static_cast<int>(threadIdx.x); i < splits * kColumns; i += 32 * kAttendWarps) {
-    const bool there = i % kColumns < heads;
-    factor[i] = there ? __ldcg(&p.part_largest[parts + i]) : 0;
-    factor[(splits * kColumns) + i] = there ? __ldcg(&p.part_weight[parts + i]) : 0;
-  }
-  __syncthreads();
-  if (static_cast<int>(threadIdx.x) < heads) {
-    const int h = static_cast<int>(threadIdx.x);
-    float top = kNegativeInfinity, weight = 0;
-    for (int i = 0; i < splits; ++i) top = fmaxf(top, factor[i * kColumns + h]);
+  // A warp a head; what the first few splits left is asked for together with their weights.
+  for (int h = warp; h < heads; h += kAttendWarps) {
+    constexpr int kOfLane = D / 32, kMostSplits = 64, kHeld = kMostSplits / 32;
+    using Values = std::conditional_t<kOfLane == 4, float4, float2>;
+    auto values_of = [&](int k) {
+      return __ldcg(reinterpret_cast<const Values*>(
+          &p.part_out[((parts + int64_t{k} * kColumns) + h) * D + lane * kOfLane]));
+    };
+    Values first[kFewSplits];
+#pragma unroll
+    for (int k = 0; k < kFewSplits; ++k) {
+      if (k < splits) first[k] = values_of(k);
+    }
+    float factor[kHeld], top = kNegativeInfinity, weight = 0;
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      const int k = lane + 32 * n;
+      factor[n] =
+          k < splits ? __ldcg(&p.part_largest[parts + k * kColumns + h]) : kNegativeInfinity;
+    }
+    float weights[kHeld];
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      const int k = lane + 32 * n;
+      weights[n] = k < splits ? __ldcg(&p.part_weight[parts + k * kColumns + h]) : 0;
+      top = fmaxf(top, factor[n]);
+    }
+    top = WarpMax(top);
     top = top == kNegativeInfinity ? 0 : top;
-    for (int i = 0; i < splits; ++i) {
-      const float f = Exp2(factor[i * kColumns + h] - top);
-      factor[i * kColumns + h] = f;
-      weight = fmaf(factor[(splits + i) * kColumns + h], f, weight);
+#pragma unroll
+    for (int n = 0; n < kHeld; ++n) {
+      factor[n] = Exp2(factor[n] - top);
+      weight = fmaf(weights[n], factor[n], weight);
     }
-    factor[2 * splits * kColumns + h] = 1.0f / weight;
-  }
-  __syncthreads();
-  for (int i = 4 * static_cast<int>(threadIdx.x); i < heads * D; i += 4 * 32 * kAttendWarps) {
-    const int h = i / D;
-    float sum[4] = {0, 0, 0, 0};
-#pragma unroll 12
-    for (int k = 0; k < splits; ++k) {
-      const float4 x = __ldcg(
-          reinterpret_cast<const float4*>(&p.part_out[(parts + int64_t{k} * kColumns) * D + i]));
-      const float f = factor[k * kColumns + h];
-      sum[0] = fmaf(x.x, f, sum[0]);
-      sum[1] = fmaf(x.y, f, sum[1]);
-      sum[2] = fmaf(x.z, f, sum[2]);
-      sum[3] = fmaf(x.w, f, sum[3]);
+    const float inverse = 1.0f / WarpSum(weight);
+    float sum[kOfLane] = {};
+    auto add = [&](int k, const Values& x) {
+      const float f = __shfl_sync(kAllLanes, k < 32 ? factor[0] : factor[1], k % 32);
+      const auto* v = reinterpret_cast<const float*>(&x);
+#pragma unroll
+      for (int j = 0; j < kOfLane; ++j) sum[j] = fmaf(v[j], f, sum[j]);
+    };
+#pragma unroll
+    for (int k = 0; k < kFewSplits; ++k) {
+      if (k < splits) add(k, first[k]);
     }
-    const float inverse = factor[2 * splits * kColumns + h];
-    reinterpret_cast<uint32_t*>(out + i)[0] = NarrowPair(sum[0] * inverse, sum[1] * inverse);
-    reinterpret_cast<uint32_t*>(out + i)[1] = NarrowPair(sum[2] * inverse, sum[3] * inverse);
+#pragma unroll 8
+    for (int k = kFewSplits; k < splits; ++k) add(k, values_of(k));
+    auto* to = reinterpret_cast<uint32_t*>(out + h * D + lane * kOfLane);
+#pragma unroll
+    for (int j = 0; j < kOfLane / 2; ++j) {
+      to[j] = NarrowPair(sum[2 * j] * inverse, sum[2 * j + 1] * inverse);
+    }
   }
   if (threadIdx.x == 0) p.arrived[tile_of] = 0;
 }
