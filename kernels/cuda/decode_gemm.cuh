@@ -7,9 +7,9 @@
 // share K in pieces of 64, each keeping its own sums, joined in the order of the warps. Weights
 // come through a ring of the warp's own (no barrier of the block) in whole lines of 128 bytes, four
 // rows at a time, and leave it as fragments: which k the registers stand for does not matter as
-// long as x is read alike. The ring is filled before the wait for the op before, so that with two
-// blocks a multiprocessor the memory has 25 MB to fetch while the small ops between two products
-// run.
+// long as x is read alike. The ring is filled while the op before is still running, so that the
+// memory has up to 25 MB to fetch while the small ops between two products run; a slot at a time,
+// or whatever the ops in between read would queue behind it.
 //
 // An element's sum has the same order in every variant. What comes before (the norm) and after (the
 // gate, the residual) has the bits of the ops of that name.
@@ -17,15 +17,13 @@
 
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/row_math.cuh"
+#include "kernels/cuda/shared_rows.cuh"
 
 namespace asynctls {
 
 constexpr int kFeatures = 16;  // of a group
-constexpr int kPiece = 64;     // of K, per warp and turn
 constexpr int kGemmWarps = 8, kGemmThreads = 32 * kGemmWarps;
 constexpr int kSlotBytes = kFeatures * kPiece * 2;  // a piece of a group
-
-constexpr int kMostNormedRows = 2;  // that a product norms itself
 
 // Where the sums go.
 enum class Finish {
@@ -50,24 +48,36 @@ struct DecodeGemmParams {
   int width;         // K
   int rows;
   float eps;
+  int blocks_ahead;  // that fetch weights while the op before is running
 };
 
-// The normed rows lie so far apart in shared memory that two of them do not meet in a bank.
-__device__ __host__ constexpr int NormedStride(int width) { return width + kPiece / 2; }
+// How x comes to the tensor cores.
+enum class Reading {
+  kDirect,  // to registers, in half lines
+  kPieces,  // through a ring of the warp's own, as the weights
+  kWhole,   // all of it to shared memory first
+  kNormed,  // the same, normed on the way
+};
 
-// A variant of the kernel: groups of a block; tiles of 8 rows; pieces of weights, and of x, that
-// are on the way per warp. kXPieces 0: x goes straight to registers, which reads it in half lines.
-template <int kGroupsOf, int kTilesOf, int kStagesOf, int kXPiecesOf>
+// A variant of the kernel: groups of a block; tiles of 8 rows; pieces of weights, and of x where it
+// comes in pieces, that are on the way per warp.
+template <int kGroupsOf, int kTilesOf, int kStagesOf, Reading kReadingOf, int kXPiecesOf = 0>
 struct DecodeGemmShape {
   static constexpr int kGroups = kGroupsOf, kTiles = kTilesOf, kStages = kStagesOf;
+  static constexpr Reading kReading = kReadingOf;
+  static constexpr bool kWhole = kReading == Reading::kWhole || kReading == Reading::kNormed;
   static constexpr int kXPieces = kXPiecesOf, kXBytes = 8 * kTiles * kPiece * 2;  // of one
+  static_assert((kReading == Reading::kPieces) == (kXPieces > 0));
+  static_assert(!kWhole || kTiles == 1);
   // The copy of a piece of x belongs to the group of a copy of weights that is waited for in time.
   static_assert(kXPieces == 0 || kStages <= kXPieces * kGroups);
-  // Shared memory: the ring, later the warps' sums; x. Normed rows lie behind.
+  // Shared memory: the ring, later the warps' sums; x.
   static constexpr int kRing = kGemmWarps * kStages * kSlotBytes;
   static constexpr int kSums = kGemmThreads * kGroups * kTiles * 4 * 4;
   static constexpr int kWeightBytes = kRing > kSums ? kRing : kSums;
-  static constexpr int kBytes = kWeightBytes + kGemmWarps * kXPieces * kXBytes;
+  static int Bytes(int rows, int width) {
+    return kWeightBytes + (kWhole ? rows * RowStride(width) * 2 : kGemmWarps * kXPieces * kXBytes);
+  }
   // Blocks that a multiprocessor is to hold.
   static constexpr int kResident = kTiles > 2 ? 1 : kStages <= 4 ? 3 : 2;
 };
@@ -80,51 +90,10 @@ __device__ inline int PlaceInSlot(int row, int chunk) {
 
 // Whether a product of so many rows can norm them itself: they have to fit beside the largest ring.
 inline bool NormsItself(int64_t rows, int64_t width, int shared_bytes) {
-  constexpr int kRing = DecodeGemmShape<2, 1, 6, 0>::kBytes, kRest = 1024;
+  using Largest = DecodeGemmShape<2, 1, 6, Reading::kNormed>;
+  constexpr int kRest = 1024;
   return rows <= kMostNormedRows && width <= kMostNormWidth &&
-         kRing + rows * NormedStride(static_cast<int>(width)) * 2 + kRest <= shared_bytes;
-}
-
-// Norms the rows of x, at most kMostNormedRows, to shared memory, by all threads. Waits for the op
-// before. Requires: p.width <= kMostNormWidth.
-template <typename Out>
-__device__ inline void NormRows(const DecodeGemmParams<Out>& p, bf16* out) {
-  static_assert(kGemmThreads == kNormThreads);
-  __shared__ float squares[kMostNormedRows][kGemmWarps];
-  const int pieces = p.width / 8;
-  uint4 scale[kNormHeld], held[kMostNormedRows][kNormHeld];
-  auto each = [&](auto body) {
-#pragma unroll
-    for (int k = 0; k < kNormHeld; ++k) {
-      const int i = static_cast<int>(threadIdx.x) + k * kNormThreads;
-      if (i < pieces) body(k, i);
-    }
-  };
-  each([&](int k, int i) { scale[k] = reinterpret_cast<const uint4*>(p.norm)[i]; });
-  GridWait();
-#pragma unroll
-  for (int row = 0; row < kMostNormedRows; ++row) {
-    if (row >= p.rows) break;
-    const auto* from = reinterpret_cast<const uint4*>(p.x + int64_t{row} * p.width);
-    each([&](int k, int i) { held[row][k] = from[i]; });
-  }
-#pragma unroll
-  for (int row = 0; row < kMostNormedRows; ++row) {
-    if (row >= p.rows) break;
-    float sum = 0;
-    each([&](int k, int) { sum = AddSquares(held[row][k], sum); });
-    sum = WarpSum(sum);
-    if (threadIdx.x % 32 == 0) squares[row][threadIdx.x / 32] = sum;
-  }
-  __syncthreads();
-#pragma unroll
-  for (int row = 0; row < kMostNormedRows; ++row) {
-    if (row >= p.rows) break;
-    const float inverse = InverseNorm(squares[row], p.width, p.eps);
-    auto* to = reinterpret_cast<uint4*>(out + row * NormedStride(p.width));
-    each([&](int k, int i) { to[i] = Normed(held[row][k], inverse, scale[k]); });
-  }
-  __syncthreads();
+         Largest::Bytes(static_cast<int>(rows), static_cast<int>(width)) + kRest <= shared_bytes;
 }
 
 // Joins the warps' sums, in the order of the warps, and finishes the block's elements. `parts`
@@ -194,13 +163,14 @@ __device__ inline void JoinSums(const DecodeGemmParams<Out>& p,
   }
 }
 
-template <typename Shape, bool kNorm, Finish kFinish, typename Out>
+template <typename Shape, Finish kFinish, typename Out>
 __global__ void __launch_bounds__(kGemmThreads, Shape::kResident)
     DecodeGemmKernel(const DecodeGemmParams<Out> p) {
   constexpr int kGroups = Shape::kGroups, kTiles = Shape::kTiles, kStages = Shape::kStages;
   constexpr int kXPieces = Shape::kXPieces;
+  constexpr Reading kReading = Shape::kReading;
   static_assert(kFinish != Finish::kGate || kGroups % 2 == 0);
-  static_assert(!kNorm || (kTiles == 1 && kXPieces == 0));
+  static_assert(kGemmThreads == kNormThreads);
   auto* shared = DynamicShared<uint8_t>();
   GridTrigger();  // the ops that follow wait for the end of this one anyway
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -217,13 +187,14 @@ __global__ void __launch_bounds__(kGemmThreads, Shape::kResident)
       SharedAddress(shared) +
       static_cast<uint32_t>(warp * kStages * kSlotBytes + PlaceInSlot(lane / 8, lane % 8));
   // The next piece to be fetched: of group `fetch_group`, at `fetch_k`.
-  int fetch_group = 0, fetch_k = first_k;
-  auto fetch = [&](int slot) {
+  int fetch_group = 0, fetch_k = first_k, fetch_slot = 0;
+  auto fetch = [&] {
     if (fetch_k < p.width) {
       const int feature = feature_of(fetch_group), last = p.features - 1;
       const bf16* from = p.w + fetch_k + lane % 8 * 8;
       if (kTogether == 2 && fetch_group % 2 == 1) from += int64_t{p.features} * p.width;
-      const uint32_t to = ring + static_cast<uint32_t>(slot * kSlotBytes);
+      const uint32_t to = ring + static_cast<uint32_t>(fetch_slot * kSlotBytes);
+      fetch_slot = fetch_slot + 1 == kStages ? 0 : fetch_slot + 1;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = min(feature + lane / 8 + 4 * i, last);
@@ -236,26 +207,37 @@ __global__ void __launch_bounds__(kGemmThreads, Shape::kResident)
     }
     CopyCommit();
   };
-#pragma unroll 1
-  for (int i = 0; i < kStages; ++i) fetch(i);
-  // The weights above are nobody's output; what follows is.
-  const bf16* x = p.x;
-  int stride = p.width;
-  if constexpr (kNorm) {
-    auto* normed = reinterpret_cast<bf16*>(shared + Shape::kBytes);
-    NormRows(p, normed);
-    x = normed;
-    stride = NormedStride(p.width);
-  } else {
-    GridWait();
+  // The weights are nobody's output, so the ring is filled while the op before is running: one slot
+  // after the other, lest what others need at once queues behind them. The first warp, which takes
+  // all slots at once, is the one to notice the end of the op before.
+  __shared__ unsigned ended;
+  int filled = 0;
+  if (static_cast<int>(blockIdx.x) < p.blocks_ahead) {
+    if (threadIdx.x == 0) ended = 0;
+    __syncthreads();
+    auto has_ended = [&] {
+      return __shfl_sync(kAllLanes, lane == 0 ? atomicAdd(&ended, 0u) : 0u, 0) != 0;
+    };
+    if (warp == 0) {
+      for (; filled < kStages; ++filled) fetch();
+      GridWait();
+      if (lane == 0) atomicAdd(&ended, 1u);
+    }
+    while (filled < kStages && !has_ended()) {
+      fetch();
+      ++filled;
+      CopyWait<0>();
+    }
   }
 
+  const bf16* x = p.x;
+  int stride = p.width;
   // x for a piece: [half][tile], row tile * 8 + quad. Read so many pieces before it is needed, or
   // copied to the warp's own memory as the weights are, as part of the next copy's group.
-  constexpr int kAhead = kNorm || kXPieces > 0 || kTiles > 4 ? 0
-                         : kTiles > 2                        ? 1
-                         : kTiles == 2 || kStages <= 4       ? 2
-                                                             : 4;
+  constexpr int kAhead = kReading != Reading::kDirect || kTiles > 4 ? 0
+                         : kTiles > 2                               ? 1
+                         : kTiles == 2 || kStages <= 4              ? 2
+                                                                    : 4;
   constexpr int kTurn = kGemmWarps * kPiece;
   using Piece = uint4[2][kTiles];
   auto read_x = [&](int k, Piece& b) {
@@ -285,15 +267,42 @@ __global__ void __launch_bounds__(kGemmThreads, Shape::kResident)
                   there);
     }
   };
-  if constexpr (kXPieces > 0) {
-    for (int i = 0; i < kXPieces; ++i) copy_x(first_k + i * kTurn, i);
-    CopyCommit();
-    CopyWait<0>();
-  }
+  // x, and behind it the rest of the ring: a group for each slot, empty if it is there already.
+  RowsToNorm norm;
+  if constexpr (kReading == Reading::kNormed) norm.AskWeight(p.norm, p.width);
+  GridWait();
+  auto* rows = reinterpret_cast<bf16*>(shared + Shape::kWeightBytes);
   Piece next[kAhead > 0 ? kAhead : 1];
+  if constexpr (kReading == Reading::kDirect) {
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (first_k + i * kTurn < p.width) read_x(first_k + i * kTurn, next[i]);
+    for (int i = 0; i < kAhead; ++i) {
+      if (first_k + i * kTurn < p.width) read_x(first_k + i * kTurn, next[i]);
+    }
+  } else if constexpr (kReading == Reading::kPieces) {
+    for (int i = 0; i < kXPieces; ++i) copy_x(first_k + i * kTurn, i);
+  } else if constexpr (kReading == Reading::kWhole) {
+    CopyRows(p.x, p.rows, p.width, rows);
+  } else {
+    norm.AskRows(p.x, p.rows, p.width);
+  }
+  CopyCommit();
+#pragma unroll 1
+  for (int i = 0; i < kStages; ++i) {
+    if (i < filled) {
+      CopyCommit();
+    } else {
+      fetch();
+    }
+  }
+  if constexpr (kReading == Reading::kWhole) {
+    CopyWait<kStages>();
+    __syncthreads();
+  } else if constexpr (kReading == Reading::kNormed) {
+    norm.Finish(p.rows, p.width, p.eps, rows);
+  }
+  if constexpr (Shape::kWhole) {
+    x = rows;
+    stride = RowStride(p.width);
   }
 
   float sum[kGroups][kTiles][4];
@@ -331,7 +340,7 @@ __global__ void __launch_bounds__(kGemmThreads, Shape::kResident)
         }
       }
       __syncwarp();
-      fetch(slot);
+      fetch();
       slot = slot + 1 == kStages ? 0 : slot + 1;
     }
   };

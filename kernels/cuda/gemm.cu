@@ -12,15 +12,20 @@ namespace asynctls {
 namespace {
 
 // ---- decode rows
-template <typename Shape, bool kNorm, Finish kFinish, typename Out>
-void LaunchDecodeGemm(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
-  const auto kernel = DecodeGemmKernel<Shape, kNorm, kFinish, Out>;
+
+// Blocks of a multiprocessor that fetch weights while the op before is still running: their rings
+// are what the memory has to bring meanwhile; a third one's would only delay x.
+constexpr int kBlocksAhead = 2;
+
+template <typename Shape, Finish kFinish, typename Out>
+void LaunchDecodeGemm(CudaOps::State& state, DecodeGemmParams<Out> p) {
   constexpr int kMade = FeaturesMade(kFinish, Shape::kGroups);
+  p.blocks_ahead = std::min(Shape::kResident, kBlocksAhead) * state.multiprocessors;
   Launch(state,
-         kernel,
+         DecodeGemmKernel<Shape, kFinish, Out>,
          dim3(static_cast<unsigned>((p.features + kMade - 1) / kMade)),
          kGemmThreads,
-         static_cast<size_t>(Shape::kBytes + (kNorm ? p.rows * NormedStride(p.width) * 2 : 0)),
+         static_cast<size_t>(Shape::Bytes(p.rows, p.width)),
          p);
 }
 
@@ -31,19 +36,35 @@ int Turns(const CudaOps::State& state, int all, int groups, int together) {
   return (blocks + places - 1) / places * together * groups;
 }
 
+// Whether a multiprocessor can hold as many blocks of the variant as it is to.
+template <typename Shape, typename Out>
+bool Fits(const CudaOps::State& state, const DecodeGemmParams<Out>& p) {
+  constexpr int kRest = 1024 + 128;  // of a block: what the machine takes, and what is not dynamic
+  return Shape::kResident * (Shape::Bytes(p.rows, p.width) + kRest) <= state.shared_bytes + 1024;
+}
+
 // One or two rows: a ring as deep as can be, or more blocks with smaller ones, which begin sooner.
 template <bool kNorm, Finish kFinish, typename Out>
 void MultiplyFew(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
   constexpr int kGroups = GroupsTogether(kFinish);
-  using Deep = DecodeGemmShape<kGroups, 1, 6, 0>;
-  using Early = DecodeGemmShape<kGroups, 1, 4, 0>;
+  constexpr Reading kWhole = kNorm ? Reading::kNormed : Reading::kWhole;
+  using Deep = DecodeGemmShape<kGroups, 1, 6, kWhole>;
+  using LessDeep = DecodeGemmShape<kGroups, 1, 5, kWhole>;
+  using Early = DecodeGemmShape<kGroups, 1, 4, kWhole>;
   const int all = kGroups * ((p.features + kFeatures - 1) / kFeatures);
   const int deep = Turns(state, all, kGroups, Deep::kResident);
   const int early = Turns(state, all, kGroups, Early::kResident);
-  if (early < deep || (kNorm && early == deep)) {
-    return LaunchDecodeGemm<Early, kNorm, kFinish>(state, p);
+  const bool soon = early < deep || (kNorm && early == deep);
+  if constexpr (!kNorm) {  // with a norm, x is whole even where fewer blocks fit than should
+    const bool fits = soon ? Fits<Early>(state, p) : Fits<LessDeep>(state, p);
+    using DeepHalfLines = DecodeGemmShape<kGroups, 1, 6, Reading::kDirect>;
+    using EarlyHalfLines = DecodeGemmShape<kGroups, 1, 4, Reading::kDirect>;
+    if (!fits && soon) return LaunchDecodeGemm<EarlyHalfLines, kFinish>(state, p);
+    if (!fits) return LaunchDecodeGemm<DeepHalfLines, kFinish>(state, p);
+    if (!soon && !Fits<Deep>(state, p)) return LaunchDecodeGemm<LessDeep, kFinish>(state, p);
   }
-  LaunchDecodeGemm<Deep, kNorm, kFinish>(state, p);
+  if (soon) return LaunchDecodeGemm<Early, kFinish>(state, p);
+  LaunchDecodeGemm<Deep, kFinish>(state, p);
 }
 
 // 17 to 32 rows: x is a part of what is read, so a block makes as many groups as leave no
@@ -51,20 +72,20 @@ void MultiplyFew(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
 template <Finish kFinish, typename Out>
 void MultiplyMany(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
   constexpr int kTogether = GroupsTogether(kFinish);
-  using Two = DecodeGemmShape<2, 4, 6, 3>;
-  using Three = DecodeGemmShape<3, 4, 6, 2>;
-  using Four = DecodeGemmShape<4, 4, 6, 2>;
+  using Two = DecodeGemmShape<2, 4, 6, Reading::kPieces, 3>;
+  using Three = DecodeGemmShape<3, 4, 6, Reading::kPieces, 2>;
+  using Four = DecodeGemmShape<4, 4, 6, Reading::kPieces, 2>;
   const int all = kTogether * ((p.features + kFeatures - 1) / kFeatures);
   const int two = Turns(state, all, 2, 1), four = Turns(state, all, 4, 1);
-  if (state.shared_bytes < Two::kBytes) {
-    return LaunchDecodeGemm<DecodeGemmShape<2, 4, 6, 0>, false, kFinish>(state, p);
+  if (state.shared_bytes < Two::Bytes(p.rows, p.width)) {
+    return LaunchDecodeGemm<DecodeGemmShape<2, 4, 6, Reading::kDirect>, kFinish>(state, p);
   }
   if constexpr (kTogether == 1) {
     const int three = Turns(state, all, 3, 1);
-    if (three < std::min(two, four)) return LaunchDecodeGemm<Three, false, kFinish>(state, p);
+    if (three < std::min(two, four)) return LaunchDecodeGemm<Three, kFinish>(state, p);
   }
-  if (two < four) return LaunchDecodeGemm<Two, false, kFinish>(state, p);
-  LaunchDecodeGemm<Four, false, kFinish>(state, p);
+  if (two < four) return LaunchDecodeGemm<Two, kFinish>(state, p);
+  LaunchDecodeGemm<Four, kFinish>(state, p);
 }
 
 // At most 64 rows; with a norm, at most kMostNormedRows.
@@ -74,15 +95,17 @@ void DecodeGemm(CudaOps::State& state, const DecodeGemmParams<Out>& p) {
     if (p.norm != nullptr) return MultiplyFew<true, kFinish>(state, p);
   }
   if (p.rows <= 2) return MultiplyFew<false, kFinish>(state, p);
-  using Eight = DecodeGemmShape<2, 1, 5, 3>;
+  using Eight = DecodeGemmShape<2, 1, 5, Reading::kPieces, 3>;
   constexpr int kLong = 8192;  // for a longer x the deeper ring is worth more, measured at 12,288
-  if (p.rows <= 8 && p.width <= kLong && Eight::kBytes <= state.shared_bytes) {
-    return LaunchDecodeGemm<Eight, false, kFinish>(state, p);
+  if (p.rows <= 8 && p.width <= kLong && Eight::Bytes(p.rows, p.width) <= state.shared_bytes) {
+    return LaunchDecodeGemm<Eight, kFinish>(state, p);
   }
-  if (p.rows <= 8) return LaunchDecodeGemm<DecodeGemmShape<2, 1, 6, 0>, false, kFinish>(state, p);
-  if (p.rows <= 16) return LaunchDecodeGemm<DecodeGemmShape<2, 2, 6, 0>, false, kFinish>(state, p);
+  using EightLong = DecodeGemmShape<2, 1, 6, Reading::kDirect>;
+  using Sixteen = DecodeGemmShape<2, 2, 6, Reading::kDirect>;
+  if (p.rows <= 8) return LaunchDecodeGemm<EightLong, kFinish>(state, p);
+  if (p.rows <= 16) return LaunchDecodeGemm<Sixteen, kFinish>(state, p);
   if (p.rows <= 32) return MultiplyMany<kFinish>(state, p);
-  LaunchDecodeGemm<DecodeGemmShape<2, 8, 6, 0>, false, kFinish>(state, p);
+  LaunchDecodeGemm<DecodeGemmShape<2, 8, 6, Reading::kDirect>, kFinish>(state, p);
 }
 
 // ---- any shape: one thread an element. What the others do not cover.
@@ -128,7 +151,8 @@ void DecodeRows(CudaOps::State& state,
                               .features = static_cast<int>(out.dim(1)),
                               .width = static_cast<int>(x.dim(1)),
                               .rows = static_cast<int>(std::min(kMost, x.dim(0) - t)),
-                              .eps = eps});
+                              .eps = eps,
+                              .blocks_ahead = 0});
   }
 }
 
