@@ -248,9 +248,10 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
   if (kSelected) {
     if (kRanks > 1) behind_ring += Meeting::Bytes(min(kColumns, p.heads), D);
     if (kRanks > 1 && threadIdx.x == 0) BarrierInit(&meeting.there, 1);
+    ShareBarriers<kRanks>();
     auto* here = reinterpret_cast<int32_t*>(behind_ring);
     slots = FetchSlots(slots, p.table_width, row.length, here);
-    ClusterSync<kRanks>();
+    __syncthreads();
   }
 
   // The warp's tile number i of the split: where its rows lie (lane r % 16 knows row r), and the

@@ -139,6 +139,19 @@ __device__ inline void BarrierWait(ByteBarrier* barrier, uint32_t parity) {
 #endif
 }
 
+// Makes the barriers that this block has initialised known to its cluster, by all its threads; does
+// not wait for memory as ClusterSync does.
+template <int kRanks>
+__device__ inline void ShareBarriers() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kRanks > 1) {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  }
+#endif
+}
+
 // ---- values for another block of the cluster. `to` and `barrier` are ClusterAddresses in it; the
 // barrier counts the bytes, and who has waited for it sees them.
 __device__ inline void Send(uint32_t to, uint32_t x, uint32_t barrier) {

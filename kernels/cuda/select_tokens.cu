@@ -36,15 +36,9 @@ __device__ TokenScorer<kRanks> ReadList(const TokenParams& p,
   __syncthreads();
   TokenScorer<kRanks> scorer{.p = p,
                              .sh = sh,
+                             .lane_of_row = row.lane,
                              .length = row.length,
                              .blocks = blocks,
-                             .far_list = far_list,
-                             .far_slots = p.slots + row.lane * p.table_width,
-                             .far_keys = p.keys + pair * p.table_width * kBlockPositions,
-                             .values = reinterpret_cast<uint32_t*>(&sh + 1),
-                             .warp = warp,
-                             .lane = lane,
-                             .rank = static_cast<int>(blockIdx.x),
                              .n = 0,
                              .ranked = false,
                              .column = 0,
@@ -100,7 +94,7 @@ __device__ int KeepScored(const TokenScorer<kRanks>& scorer,
                           int32_t* out) {
   TokenShared& sh = scorer.sh;
   const int n = scorer.n;
-  uint32_t* keys = scorer.KeysFit() ? sh.keys : scorer.far_keys;
+  uint32_t* keys = scorer.KeysFit() ? sh.keys : scorer.far_keys();
   auto position_of = [&](int i) {
     return scorer.Listed(i / kBlockPositions) * kBlockPositions + i % kBlockPositions;
   };
@@ -144,21 +138,20 @@ __device__ int KeepScored(const TokenScorer<kRanks>& scorer,
 }
 
 template <int kRanks>
-__global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1)
-    SelectTokensKernel(const TokenParams p) {
+__global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const TokenParams p) {
   GridTrigger();
   TokenShared& sh = *DynamicShared<TokenShared>();
   const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;
   const DecodeRow row = p.rows[blockIdx.z];  // no kernel of the step writes it, nor the slots
-  FetchSlots(p.slots + row.lane * p.table_width, p.table_width, row.length, sh.slots);
-  Top::Clear(sh.top, sh.bins);
   if constexpr (kRanks > 1) {
     if (threadIdx.x == 0) {
       for (ByteBarrier* b : {&sh.sums_there, &sh.largest_there, &sh.scores_there})
         BarrierInit(b, 1);
     }
-    ClusterSync<kRanks>();
+    ShareBarriers<kRanks>();
   }
+  FetchSlots(p.slots + row.lane * p.table_width, p.table_width, row.length, sh.slots);
+  Top::Clear(sh.top, sh.bins);
   GridWait();
   TokenScorer<kRanks> scorer = ReadList<kRanks>(p, row, sh);
   if (scorer.n == 0) {

@@ -77,40 +77,27 @@ struct TokenShared {
   alignas(16) uint32_t keys[kSharedKeys];
 };
 
-// The code words of one block that a lane needs: of positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
-struct CodeWords {
-  uint4 high[2], low[2];  // of four coarse directions, two bits each
-  uint4 nibble[2];        // of fine or last directions
-
-  __device__ void Read(const uint32_t* first, const uint32_t* second) {
-    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
-    const uint32_t* nibbles = t < 2 ? first : second + kBlockPositions;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int at = 32 * j + 4 * quad;
-      high[j] = *reinterpret_cast<const uint4*>(first + kBlockPositions + at);
-      low[j] = *reinterpret_cast<const uint4*>(second + at);
-      nibble[j] = *reinterpret_cast<const uint4*>(nibbles + at);
-    }
-  }
-};
-
-// The codes themselves.
+// The codes of one block that a lane needs: positions 4 quad .. + 3 and 32 + 4 quad .. + 3.
 struct BlockCodes {
   uint32_t coarse[2][4];  // bytes of four coarse directions
   uint32_t whole[2][4];   // bytes of four fine or last directions
 
-  __device__ explicit BlockCodes(const CodeWords& words) {
-    const int t = threadIdx.x % 4, turn = (2 * t - 2) & 31;
+  __device__ BlockCodes(const uint32_t* first, const uint32_t* second) {
+    const int lane = threadIdx.x % 32, t = lane % 4, quad = lane / 4;
+    const uint32_t* nibbles = t < 2 ? first : second + kBlockPositions;
+    const int turn = (2 * t - 2) & 31;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
+      const int at = 32 * j + 4 * quad;
+      const uint4 high = *reinterpret_cast<const uint4*>(first + kBlockPositions + at);
+      const uint4 low = *reinterpret_cast<const uint4*>(second + at);
+      const uint4 nibble = *reinterpret_cast<const uint4*>(nibbles + at);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const uint32_t h = reinterpret_cast<const uint32_t*>(&words.high[j])[i];
-        const uint32_t l = reinterpret_cast<const uint32_t*>(&words.low[j])[i];
-        const uint32_t n = reinterpret_cast<const uint32_t*>(&words.nibble[j])[i];
+        const uint32_t h = reinterpret_cast<const uint32_t*>(&high)[i];
+        const uint32_t l = reinterpret_cast<const uint32_t*>(&low)[i];
         coarse[j][i] = (__funnelshift_r(h, h, turn) & 0x0c0c0c0cu) | (l >> (2 * t) & 0x03030303u);
-        whole[j][i] = n >> (4 * (t & 1)) & 0x0f0f0f0fu;
+        whole[j][i] = reinterpret_cast<const uint32_t*>(&nibble)[i] >> (4 * (t & 1)) & 0x0f0f0f0fu;
       }
     }
   }
@@ -143,46 +130,55 @@ struct TokenScorer {
 
   const TokenParams& p;
   TokenShared& sh;
-  const int length, blocks;
-  const int32_t* far_list;
-  const int32_t* far_slots;
-  uint32_t* far_keys;
-  uint32_t* values;  // [heads][kRow]
-  int warp, lane, rank;
+  const int lane_of_row, length, blocks;
   int n;              // candidates
   bool ranked;        // scores become keys and are counted at once; one round, one tile of heads
   int column, heads;  // the heads being worked on
 
-  __device__ int Listed(int at) const { return at < kListed ? sh.list[at] : far_list[at]; }
+  // What is cheaper to find again than to keep in a register.
+  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ static int rank() { return static_cast<int>(blockIdx.x); }
+  __device__ int64_t pair() const { return int64_t{blockIdx.z} * p.groups + blockIdx.y; }
+  __device__ const int32_t* far_list() const { return p.blocks + pair() * p.list_width; }
+  __device__ const int32_t* far_slots() const { return p.slots + lane_of_row * p.table_width; }
+  __device__ uint32_t* far_keys() const {
+    return p.keys + pair() * p.table_width * kBlockPositions;
+  }
+  __device__ uint32_t* values() const {  // [heads][kRow]
+    return reinterpret_cast<uint32_t*>(&sh + 1);
+  }
+
+  __device__ int Listed(int at) const { return at < kListed ? sh.list[at] : far_list()[at]; }
   __device__ int PositionsIn(int block) const {
     return min(kBlockPositions, length - block * kBlockPositions);
   }
-  __device__ int FirstOf(int round) const { return round * kRoundBlocks + rank * kOwnBlocks; }
+  __device__ int FirstOf(int round) const { return round * kRoundBlocks + rank() * kOwnBlocks; }
   __device__ int OwnOf(int round) const { return min(kOwnBlocks, blocks - FirstOf(round)); }
   __device__ bool KeysFit() const { return n <= kSharedKeys; }
 
   // Products of one round to shared memory; their maxima to sh.largest.
   __device__ void Multiply(int round) {
-    const int t = lane % 4, quad = lane / 4, first = FirstOf(round);
+    const int t = lane() % 4, quad = lane() / 4, first = FirstOf(round);
     const int g = static_cast<int>(blockIdx.y);
     int top[2] = {INT_MIN, INT_MIN};
     const int count = OwnOf(round);
-    auto read = [&](int own, CodeWords& words) {
-      const int block = Listed(first + own);
-      const int64_t slot = p.table_width <= kSlotsInShared ? sh.slots[block] : far_slots[block];
-      const int64_t place = (slot * p.groups + g) * kCodeWords * kBlockPositions;
-      words.Read(p.first + place, p.second + place);
+    auto place_of = [&](int block) {
+      const int64_t slot = p.table_width <= kSlotsInShared ? sh.slots[block] : far_slots()[block];
+      return (slot * p.groups + g) * kCodeWords * kBlockPositions;
     };
-    // With registers to spare, one block ahead.
-    constexpr bool kAhead = kRanks > 1 && kOwnBlocks > kWarps;
-    CodeWords words;
-    if (kAhead && warp < count) read(warp, words);
+    // Level 1 has just read the first parts; the second ones come from memory, all at once.
+    constexpr int kLineWords = 32, kLines = kCodeWords * kBlockPositions / kLineWords;
 #pragma unroll 1
-    for (int own = warp; own < count; own += kWarps) {
-      if (!kAhead) read(own, words);
-      const BlockCodes codes(words);
-      if (kAhead && own + kWarps < count) read(own + kWarps, words);
-      const int positions = PositionsIn(Listed(first + own));
+    for (int own = warp() + kWarps; own < count; own += kWarps) {
+      if (lane() >= kLines) break;
+      PrefetchL2(p.second + place_of(Listed(first + own)) + kLineWords * lane());
+    }
+#pragma unroll 1
+    for (int own = warp(); own < count; own += kWarps) {
+      const int block = Listed(first + own), positions = PositionsIn(block);
+      const int64_t place = place_of(block);
+      const BlockCodes codes(p.first + place, p.second + place);
       int c[4][4];
       codes.Multiply(sh.code8 + column * kCodeDirections, heads, c);
 #pragma unroll
@@ -198,8 +194,8 @@ struct TokenScorer {
             top[j] = max(top[j], product[i]);
           }
           if (2 * t + j >= heads) continue;
-          *reinterpret_cast<int4*>(values + (2 * t + j) * kRow + own * kBlockPositions + 32 * half +
-                                   4 * quad) = x;
+          *reinterpret_cast<int4*>(values() + (2 * t + j) * kRow + own * kBlockPositions +
+                                   32 * half + 4 * quad) = x;
         }
       }
     }
@@ -209,7 +205,7 @@ struct TokenScorer {
       for (int i = 4; i < 32; i <<= 1) {
         top[j] = max(top[j], __shfl_xor_sync(kAllLanes, top[j], i));
       }
-      if (lane < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
+      if (lane() < 4 && 2 * t + j < heads) atomicMax(&sh.largest[column + 2 * t + j], top[j]);
     }
   }
 
@@ -218,8 +214,8 @@ struct TokenScorer {
     constexpr int kRuns = kRow / 128;
     const int tokens = OwnOf(round) * kBlockPositions;
 #pragma unroll 1
-    for (int item = warp; item < heads * kRuns; item += kWarps) {
-      const int h = item / kRuns, i = item % kRuns * 128 + 4 * lane;
+    for (int item = warp(); item < heads * kRuns; item += kWarps) {
+      const int h = item / kRuns, i = item % kRuns * 128 + 4 * lane();
       const float scale = sh.scale[column + h];
       const int zero = sh.zero[column + h];
       int product_there = INT_MIN;
@@ -234,7 +230,7 @@ struct TokenScorer {
       };
       uint4 x = make_uint4(0, 0, 0, 0);
       if (i < tokens) {
-        auto* at = reinterpret_cast<uint4*>(values + h * kRow + i);
+        auto* at = reinterpret_cast<uint4*>(values() + h * kRow + i);
         x = *at;
         *at = x = make_uint4(weight(x.x), weight(x.y), weight(x.z), weight(x.w));
       }
@@ -242,7 +238,7 @@ struct TokenScorer {
       const unsigned long long total =
           (static_cast<unsigned long long>(__reduce_add_sync(kAllLanes, sum >> 16)) << 16) +
           __reduce_add_sync(kAllLanes, sum & 0xffffu);
-      if (lane == 0) sh.warp_sum[h][warp] += total;
+      if (lane() == 0) sh.warp_sum[h][warp()] += total;
     }
   }
 
@@ -265,12 +261,12 @@ struct TokenScorer {
 #pragma unroll 1
     for (int i = 4 * static_cast<int>(threadIdx.x); i < tokens; i += 4 * kThreads) {
       const uint32_t at = ClusterAddress<kRanks>(sh.keys + (KeysFit() ? first + i : 0), 0);
-      auto* far = reinterpret_cast<uint4*>(far_keys + first + i);
+      auto* far = reinterpret_cast<uint4*>(far_keys() + first + i);
       uint4 x = make_uint4(0, 0, 0, 0);  // of floats
       if (column > 0) x = KeysFit() ? ClusterLoad4<kRanks>(at) : *far;
 #pragma unroll 1
       for (int h = 0; h < heads; ++h) {
-        const uint4 weight = *reinterpret_cast<const uint4*>(values + h * kRow + i);
+        const uint4 weight = *reinterpret_cast<const uint4*>(values() + h * kRow + i);
         const float inverse = sh.inverse[column + h];
         auto grown = [&](uint32_t w, uint32_t score) {
           return __float_as_uint(fmaf(__uint2float_rn(w), inverse, __uint_as_float(score)));
@@ -279,7 +275,7 @@ struct TokenScorer {
             grown(weight.x, x.x), grown(weight.y, x.y), grown(weight.z, x.z), grown(weight.w, x.w));
       }
       if (ranked) x = Ranked(first + i, x);
-      if (ranked && kRanks > 1 && rank > 0) {
+      if (ranked && kRanks > 1 && rank() > 0) {
         Send(at, x, ClusterAddress<kRanks>(&sh.scores_there, 0));
       } else if (KeysFit()) {
         ClusterStore4<kRanks>(at, x);
@@ -293,14 +289,14 @@ struct TokenScorer {
   // element [rank][h] of `all`, and waits for theirs. Phases of `there` are tiles of heads.
   template <typename T, typename Mine>
   __device__ void GoRound(T (&all)[kMostRanks][kColumns], ByteBarrier& there, Mine mine) {
-    const int at = static_cast<int>(threadIdx.x), h = at % heads, to = at / heads;
-    if (at < heads * kRanks) {
+    const int at = static_cast<int>(threadIdx.x), h = at % kColumns, to = at / kColumns;
+    if (h < heads && to < kRanks) {
       const T x = mine(h);
       if constexpr (kRanks == 1) {
         all[0][h] = x;
       } else {
         using Word = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned long long>;
-        Send(ClusterAddress<kRanks>(&all[rank][h], to),
+        Send(ClusterAddress<kRanks>(&all[rank()][h], to),
              static_cast<Word>(x),
              ClusterAddress<kRanks>(&there, to));
       }
@@ -341,7 +337,7 @@ struct TokenScorer {
   // products to the scores; more are computed again.
   __device__ void Score() {
     const int rounds = (blocks + kRoundBlocks - 1) / kRoundBlocks;
-    if (lane < kColumns) sh.warp_sum[lane][warp] = 0;
+    if (lane() < kColumns) sh.warp_sum[lane()][warp()] = 0;
 #pragma unroll 1
     for (int round = rounds - 1; round >= 0; --round) Multiply(round);
     JoinLargest();
@@ -381,15 +377,15 @@ struct TokenScorer {
 
   // The counts of the other thread blocks are in the first one, behind its values.
   __device__ uint32_t* BinsOf(int from) const {
-    return values + heads * kRow + (from - 1) * Bins::kCount;
+    return values() + heads * kRow + (from - 1) * Bins::kCount;
   }
   // Sends the counts after the keys; the first thread block waits for all of them.
   __device__ void MeetRanked() {
     __syncthreads();
-    if (rank > 0) {
+    if (rank() > 0) {
       const uint32_t there = ClusterAddress<kRanks>(&sh.scores_there, 0);
       for (int i = 4 * static_cast<int>(threadIdx.x); i < Bins::kCount; i += 4 * kThreads) {
-        Send(ClusterAddress<kRanks>(BinsOf(rank) + i, 0),
+        Send(ClusterAddress<kRanks>(BinsOf(rank()) + i, 0),
              *reinterpret_cast<const uint4*>(sh.bins + i),
              there);
       }

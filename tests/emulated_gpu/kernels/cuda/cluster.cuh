@@ -43,6 +43,10 @@ struct ByteBarrier {
 inline void BarrierInit(ByteBarrier* barrier, uint32_t arrivals) {
   *barrier = {.phase = 0, .arrivals = arrivals, .missing_arrivals = arrivals, .missing_bytes = 0};
 }
+template <int kRanks>
+void ShareBarriers() {
+  ClusterSync<kRanks>();
+}
 inline void BarrierExpect(ByteBarrier* barrier, uint32_t bytes) {
   barrier->missing_bytes += bytes;
   --barrier->missing_arrivals;

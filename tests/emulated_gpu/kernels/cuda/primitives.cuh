@@ -49,6 +49,7 @@ inline void CopyAsync16(uint32_t to, const void* from, bool valid = true) {
   emulated::BeginCopy(to, valid ? from : nullptr);
 }
 inline uint64_t EvictFirst() { return 0; }
+inline void PrefetchL2(const void*) {}
 inline void CopyAsync16(uint32_t to, const void* from, uint64_t) { emulated::BeginCopy(to, from); }
 inline void CopyCommit() { emulated::CloseCopies(); }
 template <int kPending>
