@@ -138,7 +138,7 @@ __device__ int KeepScored(const TokenScorer<kRanks>& scorer,
 }
 
 template <int kRanks>
-__global__ void __launch_bounds__(kThreads, 2) SelectTokensKernel(const TokenParams p) {
+__global__ void __launch_bounds__(kThreads, kRanks == 1 ? 2 : 1) SelectTokensKernel(const TokenParams p) {
   GridTrigger();
   TokenShared& sh = *DynamicShared<TokenShared>();
   const int64_t pair = int64_t{blockIdx.z} * p.groups + blockIdx.y;

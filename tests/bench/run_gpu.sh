@@ -13,12 +13,16 @@ mkdir -p "$out"
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 python3 "$here/torch_baseline.py" >"$out/torch.jsonl"
 "$bin/gpu_bench" --baseline "$out/torch.jsonl" --json "$out/gpu_bench.jsonl" | tee "$out/gpu_bench.txt"
-steps() {
-  "$bin/step_bench" "$here/models/$1" --lanes "$2" --context "$3" | tee -a "$out/step_bench.txt"
+steps() {  # model lanes context [flags]
+  local model=$1 lanes=$2 context=$3
+  shift 3
+  "$bin/step_bench" "$here/models/$model" --lanes "$lanes" --context "$context" "$@" | tee -a "$out/step_bench.txt"
 }
 rm -f "$out/step_bench.txt"
 steps qwen3-8b 1 512
+steps qwen3-8b 8 512
 steps qwen3-8b 1 65536
 steps qwen3-8b 8 65536
-steps qwen3-8b 4 131072
-steps qwen3-14b 4 131072
+steps qwen3-8b 8 65536 --dense-layers 0
+steps qwen3-8b 4 130000
+steps qwen3-14b 4 130000
