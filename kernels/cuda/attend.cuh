@@ -11,35 +11,14 @@
 // thread blocks, by all of them through each other's shared memory.
 #pragma once
 
-#include <type_traits>
-
+#include "kernels/cuda/attend_join.cuh"
 #include "kernels/cuda/attend_plainly.cuh"
-#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/primitives.cuh"
 #include "kernels/cuda/slots.cuh"
 #include "kernels/cuda/state.h"
 #include "kernels/ref/exact.h"
 
 namespace asynctls {
-
-struct AttendParams {
-  const bf16* q;          // [S, Q, D]
-  const bf16* kv;         // [N, G, P, 2D]
-  const int32_t* slots;   // [L, M]
-  const DecodeRow* rows;  // [S]
-  const int32_t* tokens;  // [S, G, K], or null: all positions
-  const int32_t* token_count;
-  bf16* out;            // [S, Q D]
-  float* part_out;      // [S, G, heads tile, splits, 8, D]
-  float* part_largest;  // [S, G, heads tile, splits, 8]
-  float* part_weight;
-  uint32_t* arrived;    // [S, G, heads tile]
-  int64_t table_width;  // M
-  int64_t max_tokens;   // K
-  int groups, heads;    // G, R
-  int split_tokens;     // most positions of a split as long as there are few splits
-  float scale;          // of q . k, times log2(e)
-};
 
 // What both kinds of attention say alike.
 inline AttendParams AttendParamsOf(const View<const bf16, 3>& q,
@@ -58,146 +37,6 @@ inline AttendParams AttendParamsOf(const View<const bf16, 3>& q,
   p.heads = static_cast<int>(q.dim(1)) / p.groups;
   p.scale = scale * kLog2E;
   return p;
-}
-
-inline constexpr int kTile = 16;    // positions
-inline constexpr int kColumns = 8;  // query heads
-inline constexpr int kAttendWarps = 4;
-inline constexpr int kAttendRanks = 8;  // splits of a cluster
-inline constexpr int kFewSplits = 8;    // into which short rows are cut
-
-template <int D>
-struct WarpAttend {
-  static constexpr int kChunks = 2 * D * 2 / 16;  // 16-byte pieces of a row [K | V]
-  static constexpr int kTileBytes = kTile * 2 * D * 2;
-
-  uint32_t q[D / 16][2];
-  float out[D / 16][4];
-  float largest[2];
-  float weight[2];
-
-  // The address of 16-byte piece `chunk` of row `row` of a tile. The pieces of a row are turned by
-  // its number so that eight rows of one column lie in different banks.
-  __device__ static uint32_t Piece(uint32_t tile, int row, int chunk) {
-    return tile + static_cast<uint32_t>((row * kChunks + (chunk ^ (row & 7))) * 16);
-  }
-
-  // `query`: the first head of the tile; `heads` of the eight columns exist.
-  __device__ void Start(const bf16* query, int heads) {
-    const int lane = threadIdx.x % 32, column = lane / 4, k = lane % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-      const auto* words = reinterpret_cast<const uint32_t*>(query + column * D + i * 16 + k);
-      q[i][0] = column < heads ? words[0] : 0;
-      q[i][1] = column < heads ? words[4] : 0;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) out[i][j] = 0;
-    }
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      largest[j] = kNegativeInfinity;
-      weight[j] = 0;
-    }
-  }
-
-  // Adds the first `count` rows of a tile: first by its keys, then by its values.
-  __device__ void Add(uint32_t tile, int count, float scale) {
-    uint32_t weights[2];
-    AddKeys(tile, count, scale, weights);
-    AddValues(tile, weights);
-  }
-  // `weights`: of the rows, for AddValues.
-  __device__ void AddKeys(uint32_t tile, int count, float scale, uint32_t (&weights)[2]) {
-    const int lane = threadIdx.x % 32;
-    float s[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-      uint32_t k[4];
-      LoadMatrix4(k, Piece(tile, lane % 16, 2 * i + lane / 16));
-      MultiplyAdd(s, k, q[i][0], q[i][1]);
-    }
-    const int row = lane / 4;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      s[j] = row + (j / 2) * 8 < count ? s[j] * scale : kNegativeInfinity;
-    }
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float top = fmaxf(s[j], s[j + 2]);
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 4));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 8));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 16));
-      top = fmaxf(top, largest[j]);
-      const float shift = top == kNegativeInfinity ? 0 : top;
-      const float shrink = Exp2(largest[j] - shift);
-      largest[j] = top;
-      s[j] = Exp2(s[j] - shift);
-      s[j + 2] = Exp2(s[j + 2] - shift);
-      weight[j] = fmaf(weight[j], shrink, s[j] + s[j + 2]);
-#pragma unroll
-      for (int i = 0; i < D / 16; ++i) {
-        out[i][j] *= shrink;
-        out[i][j + 2] *= shrink;
-      }
-    }
-    weights[0] = TransposeMatrix(NarrowPair(s[0], s[1]));
-    weights[1] = TransposeMatrix(NarrowPair(s[2], s[3]));
-  }
-  __device__ void AddValues(uint32_t tile, const uint32_t (&weights)[2]) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-      uint32_t v[4];
-      LoadMatrix4Transposed(v, Piece(tile, lane % 8 + lane / 16 * 8, D / 8 + 2 * i + lane / 8 % 2));
-      MultiplyAdd(out[i], v, weights[0], weights[1]);
-    }
-  }
-
-  // The weights of a column, over the warp.
-  __device__ void SumWeights() {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      weight[j] += __shfl_xor_sync(kAllLanes, weight[j], 4);
-      weight[j] += __shfl_xor_sync(kAllLanes, weight[j], 8);
-      weight[j] += __shfl_xor_sync(kAllLanes, weight[j], 16);
-    }
-  }
-};
-
-// What the warps of a block leave to each other.
-template <int D>
-struct Joined {
-  float out[kAttendWarps][kColumns][D + 4];
-  float largest[kAttendWarps][kColumns];
-  float weight[kAttendWarps][kColumns];
-};
-
-// Where a thread block of a cluster gets from all of them the largest logit and the weight of every
-// head, and behind it [kAttendRanks][share] the values that it finishes.
-struct Meeting {
-  struct Scale {
-    float largest, weight;
-  };
-  ByteBarrier there;
-  alignas(16) Scale scale[kAttendRanks][kColumns];
-
-  __device__ float* values() { return reinterpret_cast<float*>(this + 1); }
-  __device__ __host__ static int Share(int heads, int dim) {
-    return (heads * dim + kAttendRanks - 1) / kAttendRanks;
-  }
-  __device__ __host__ static size_t Bytes(int heads, int dim) {
-    const size_t values = sizeof(float) * kAttendRanks * static_cast<size_t>(Share(heads, dim));
-    return (sizeof(Meeting) + values + 15) / 16 * 16;
-  }
-};
-
-// The largest of the parts' maxima, 0 where there is none.
-template <int kParts, typename Largest>
-__device__ inline float LargestOf(Largest largest) {
-  float top = kNegativeInfinity;
-#pragma unroll
-  for (int i = 0; i < kParts; ++i) top = fmaxf(top, largest(i));
-  return top == kNegativeInfinity ? 0 : top;
 }
 
 // With one stage a warp: as many thread blocks as the clusters of 8 rows need to be there at once.
@@ -364,25 +203,8 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
   state.SumWeights();
   __syncthreads();
 
-  // The warps' parts, through shared memory.
   auto& joined = *reinterpret_cast<Joined<D>*>(shared);
-  {
-    const int column = lane % 4 * 2, d = lane / 4;
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-      joined.out[warp][column][i * 16 + d] = state.out[i][0];
-      joined.out[warp][column + 1][i * 16 + d] = state.out[i][1];
-      joined.out[warp][column][i * 16 + d + 8] = state.out[i][2];
-      joined.out[warp][column + 1][i * 16 + d + 8] = state.out[i][3];
-    }
-    if (lane < 4) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        joined.largest[warp][column + j] = state.largest[j];
-        joined.weight[warp][column + j] = state.weight[j];
-      }
-    }
-  }
+  joined.Leave(state);
   __syncthreads();
   const int64_t tile_of = pair * head_tiles + head_tile;
   const int64_t part = (tile_of * max_splits + split) * kColumns;
@@ -421,30 +243,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
     }
   }
   if constexpr (kRanks > 1) {
-    // Each block finishes its share of the values.
-    const int own = max(0, min(share, heads * D - split * share));
-    if (threadIdx.x == 0) {
-      BarrierExpect(&meeting.there, static_cast<uint32_t>(kRanks * (4 * own + 8 * heads)));
-    }
-    BarrierWait(&meeting.there, 0);
-    for (int j = static_cast<int>(threadIdx.x); j < own; j += 32 * kAttendWarps) {
-      const int i = split * share + j, h = i / D;
-      // A block without positions has weight 0 and, by LargestOf, a maximum that is not its own.
-      float top = kNegativeInfinity, sum = 0, weight = 0;
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        const Meeting::Scale x = meeting.scale[r][h];
-        top = x.weight > 0 ? fmaxf(top, x.largest) : top;
-      }
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        const Meeting::Scale x = meeting.scale[r][h];
-        const float factor = x.weight > 0 ? Exp2(x.largest - top) : 0;
-        sum = fmaf(meeting.values()[r * share + j], factor, sum);
-        weight = fmaf(x.weight, factor, weight);
-      }
-      out[i] = Narrow(count == 0 ? 0.0f : sum / weight);
-    }
+    FinishShare<D, kRanks>(meeting, split, heads, count, out);
     return;
   }
   if (splits == 1) return;
@@ -454,61 +253,7 @@ __global__ void __launch_bounds__(32 * kAttendWarps, kStages == 1 ? 5 : 1)
   if (threadIdx.x == 0) place = ArriveAndCount(&p.arrived[tile_of]);
   __syncthreads();
   if (place != static_cast<uint32_t>(splits - 1)) return;
-  const int64_t parts = tile_of * max_splits * kColumns;
-  // A warp a head; what the first few splits left is asked for together with their weights.
-  for (int h = warp; h < heads; h += kAttendWarps) {
-    constexpr int kOfLane = D / 32, kMostSplits = 64, kHeld = kMostSplits / 32;
-    using Values = std::conditional_t<kOfLane == 4, float4, float2>;
-    auto values_of = [&](int k) {
-      return __ldcg(reinterpret_cast<const Values*>(
-          &p.part_out[((parts + int64_t{k} * kColumns) + h) * D + lane * kOfLane]));
-    };
-    Values first[kFewSplits];
-#pragma unroll
-    for (int k = 0; k < kFewSplits; ++k) {
-      if (k < splits) first[k] = values_of(k);
-    }
-    float factor[kHeld], top = kNegativeInfinity, weight = 0;
-#pragma unroll
-    for (int n = 0; n < kHeld; ++n) {
-      const int k = lane + 32 * n;
-      factor[n] =
-          k < splits ? __ldcg(&p.part_largest[parts + k * kColumns + h]) : kNegativeInfinity;
-    }
-    float weights[kHeld];
-#pragma unroll
-    for (int n = 0; n < kHeld; ++n) {
-      const int k = lane + 32 * n;
-      weights[n] = k < splits ? __ldcg(&p.part_weight[parts + k * kColumns + h]) : 0;
-      top = fmaxf(top, factor[n]);
-    }
-    top = WarpMax(top);
-    top = top == kNegativeInfinity ? 0 : top;
-#pragma unroll
-    for (int n = 0; n < kHeld; ++n) {
-      factor[n] = Exp2(factor[n] - top);
-      weight = fmaf(weights[n], factor[n], weight);
-    }
-    const float inverse = 1.0f / WarpSum(weight);
-    float sum[kOfLane] = {};
-    auto add = [&](int k, const Values& x) {
-      const float f = __shfl_sync(kAllLanes, k < 32 ? factor[0] : factor[1], k % 32);
-      const auto* v = reinterpret_cast<const float*>(&x);
-#pragma unroll
-      for (int j = 0; j < kOfLane; ++j) sum[j] = fmaf(v[j], f, sum[j]);
-    };
-#pragma unroll
-    for (int k = 0; k < kFewSplits; ++k) {
-      if (k < splits) add(k, first[k]);
-    }
-#pragma unroll 8
-    for (int k = kFewSplits; k < splits; ++k) add(k, values_of(k));
-    auto* to = reinterpret_cast<uint32_t*>(out + h * D + lane * kOfLane);
-#pragma unroll
-    for (int j = 0; j < kOfLane / 2; ++j) {
-      to[j] = NarrowPair(sum[2 * j] * inverse, sum[2 * j + 1] * inverse);
-    }
-  }
+  JoinSplits<D>(p, tile_of * max_splits * kColumns, splits, heads, out);
   if (threadIdx.x == 0) p.arrived[tile_of] = 0;
 }
 
