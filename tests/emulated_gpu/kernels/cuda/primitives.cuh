@@ -11,7 +11,7 @@ namespace asynctls {
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr float kNegativeInfinity = -__builtin_huge_valf();
 
-inline void GridWait() {}
+inline void GridWait() { emulated::ComeLater(); }
 inline void GridTrigger() {}
 
 inline float WarpSum(float x) {
