@@ -65,8 +65,8 @@ extern Thread* current;
 extern dim3 grid, block_size;
 
 void Wait(Barrier& barrier);
-// Returns after other threads have gone on, once to kMostTurns times as far as they can without this
-// one: another number of times at each call.
+// Returns after other threads have gone on, once to kMostTurns times as far as they can without
+// this one: another number of times at each call.
 constexpr uint32_t kMostTurns = 7;
 void ComeLater();
 // Returns when `generation` is another than `seen`.
