@@ -17,7 +17,8 @@ namespace {
 constexpr std::chrono::milliseconds kLinger(200);
 // Calls of one connection that are not generations: health, tokenize, abort.
 constexpr int kOtherCalls = 64;
-// Of one call's headers together; gRPC ends larger ones with RESOURCE_EXHAUSTED.
+// Of one call's headers together; gRPC ends larger ones with RESOURCE_EXHAUSTED, and may end their
+// connection.
 constexpr int kMaxMetadataBytes = 16 << 10;
 constexpr const char* kReadinessNames[] = {"readiness",
                                            "asynctls.v1.GenerationService",
