@@ -122,7 +122,8 @@ __device__ inline void FinishShare(Meeting& meeting, int split, int heads, int c
 }
 
 // Joins the parts of `splits` splits, which begin at number `parts` of those in memory: a warp a
-// head; what the first few splits left is asked for together with their weights.
+// head; what the first few splits left is asked for together with their weights. Requires:
+// splits <= 64, the most that MaxSplits gives.
 template <int D>
 __device__ inline void JoinSplits(
     const AttendParams& p, int64_t parts, int splits, int heads, bf16* out) {

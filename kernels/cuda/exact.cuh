@@ -33,24 +33,25 @@ __device__ inline uint32_t CodeOf(float x) {
   return static_cast<uint32_t>(c < 0.0f ? 0.0f : c > 15.0f ? 15.0f : c);
 }
 
-// As a float, |x| < 2^22: by an addition, which there are more units for than for conversions.
-__device__ inline float FloatOf(int x) {
-  constexpr float kShifter = 0x1.8p23f;
-  return __int_as_float(0x4b400000 + x) - kShifter;
-}
+// Near this float only whole numbers are floats, and the bits count them.
+constexpr float kWhole = 0x1.8p23f;
+constexpr int kWholeBits = 0x4b400000;
 
-// Without branches: what is out of range is worked out at its end.
+// As a float, |x| < 2^22: by an addition, which there are more units for than for conversions.
+__device__ inline float FloatOf(int x) { return __int_as_float(kWholeBits + x) - kWhole; }
+
+// Without branches: what is out of range is worked out at its end. The floor comes from an addition
+// that is rounded down.
 __device__ inline uint32_t FixedExp2(float y) {
-  constexpr float kShifter = 0x1.8p23f;  // its last bit is 1: a sum that is rounded down ends in n
-  const float x = fminf(fmaxf(y, -24.0f), 0.0f), shifted = __fadd_rd(x, kShifter);
-  const float f = x - (shifted - kShifter);
+  const float x = fminf(fmaxf(y, -24.0f), 0.0f), floored = __fadd_rd(x, kWhole);
+  const float f = x - (floored - kWhole);
   float p = 0x1.ee382ap-10f;
   p = fmaf(p, f, 0x1.260a28p-7f);
   p = fmaf(p, f, 0x1.c9686cp-5f);
   p = fmaf(p, f, 0x1.ebd53cp-3f);
   p = fmaf(p, f, 0x1.62e4e2p-1f);
   p = fmaf(p, f, 1.0f);
-  const int exponent = __float_as_int(shifted) - 0x4b400000 + 24 + 127;
+  const int exponent = __float_as_int(floored) - kWholeBits + 24 + 127;
   const uint32_t fixed = __float2uint_rn(p * __int_as_float(exponent << 23));
   return y >= -24.0f ? fixed : 0;
 }

@@ -30,6 +30,20 @@ void RunAll(B& ops, SparseOutputs& out) {
   out.Attend(ops);
 }
 
+// Every backend's output for the rows of `p` against the reference's; and `also(ops, output)`.
+template <typename Also>
+void ExpectTheReference(SparseProblem& p, Also also) {
+  RefOps ref_ops;
+  SparseOutputs ref(p);
+  RunAll(ref_ops, ref);
+  testing::OnEveryBackend([&](auto& ops) {
+    SparseOutputs got(p);
+    RunAll(ops, got);
+    ExpectClose(got.out, ref.out);
+    also(ops, got);
+  });
+}
+
 TEST(SparseAttendTest, EqualsTheReference) {
   for (int heads : {1, 2, 4, 5, 8}) {
     SparseProblem p({.heads = heads, .d = 128, .length = 1500}, 20 + heads);
@@ -41,13 +55,7 @@ TEST(SparseAttendTest, EqualsTheReference) {
                MakeRow(0, 257, 20, 256),
                MakeRow(0, 1400, 20, 257),
                MakeRow(0, 1400, 20, 0)});
-    RefOps ref_ops;
-    SparseOutputs ref(p);
-    RunAll(ref_ops, ref);
-    testing::OnEveryBackend([&](auto& ops) {
-      SparseOutputs got(p);
-      RunAll(ops, got);
-      ExpectClose(got.out, ref.out);
+    ExpectTheReference(p, [](auto&, const SparseOutputs& got) {
       for (int64_t i = 0; i < got.out.dim(1); ++i) {
         EXPECT_EQ(ToFloat(got.out(1, i)), 0.0f);  // padded
         EXPECT_EQ(ToFloat(got.out(6, i)), 0.0f);  // nothing selected
@@ -61,14 +69,7 @@ TEST(SparseAttendTest, HeadDimsAndSharpSoftmaxes) {
     SparseProblem p({.d = d, .length = 600}, 40 + d);
     p.EncodeAll();
     p.SetRows({MakeRow(0, 600, 20, 1000), MakeRow(0, 450, 20, 100)}, d == 64 ? 100.0f : 2.0f);
-    RefOps ref_ops;
-    SparseOutputs ref(p);
-    RunAll(ref_ops, ref);
-    testing::OnEveryBackend([&](auto& ops) {
-      SparseOutputs got(p);
-      RunAll(ops, got);
-      ExpectClose(got.out, ref.out);
-    });
+    ExpectTheReference(p, [](auto&, const SparseOutputs&) {});
   }
 }
 
@@ -123,13 +124,7 @@ TEST(SparseAttendTest, ManyRowsAreWhatTheyAreAlone) {
     std::vector<DecodeRow> rows;
     for (int i = 0; i < 20; ++i) rows.push_back(MakeRow(0, 1500 - 77 * i, 20, 1000 - 50 * i));
     p.SetRows(rows);
-    RefOps ref_ops;
-    SparseOutputs ref(p);
-    RunAll(ref_ops, ref);
-    testing::OnEveryBackend([&](auto& ops) {
-      SparseOutputs all(p);
-      RunAll(ops, all);
-      ExpectClose(all.out, ref.out);
+    ExpectTheReference(p, [&](auto& ops, const SparseOutputs& all) {
       for (const int64_t row : {0, 7, 19}) {
         SparseProblem alone = p;
         alone.rows = p.rows.Slice(row, 1);
